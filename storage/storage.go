@@ -1,0 +1,130 @@
+// Package storage is the contract between the module and the database it keeps its messages in.
+//
+// PostgreSQL and SQLite implement it in the packages below this one; a further database joins by
+// passing storagetest.Run.
+package storage
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/matrix-org/dendrite/todevicemodule/types"
+)
+
+var (
+	// ErrFenced says that the position row is no longer as the caller left it: its own commit was
+	// carried out after all although its answer was lost, the database was restored under a running
+	// process, or another process claimed the store. State tells which. Nothing was stored.
+	ErrFenced = errors.New("the position record was changed by another commit")
+
+	// ErrLocked is returned by Lock while another process holds the store.
+	ErrLocked = errors.New("another process writes send-to-device messages to this database")
+
+	// ErrTransient wraps every database error that the same call may outlive: a lost connection, a
+	// server that restarts or is full, a serialisation failure, a busy SQLite file. After a
+	// transient error of Commit it is unknown whether the commit was carried out; State tells.
+	ErrTransient = errors.New("the database can't answer now")
+)
+
+// Delivery is one message on its way into the queues of one or more devices. All copies share
+// its position; a device appears at most once.
+type Delivery struct {
+	Position types.Position
+	Sender   string
+	Type     string
+	Copies   []Copy
+}
+
+// Copy is the content of a Delivery for one device.
+type Copy struct {
+	types.Device
+	Content []byte // a JSON object
+}
+
+// Transaction is the record that a client's request was carried out.
+type Transaction struct {
+	types.TransactionKey
+	StoredAt time.Time
+}
+
+// Batch is what one commit stores: all of it or nothing.
+type Batch struct {
+	// Writer is the identity given to Claim.
+	Writer string
+	// Previous is the position that the last commit, or Claim, left behind.
+	Previous types.Position
+	// Last is the position this commit leaves behind, larger than Previous and at least as large as
+	// every position in Deliveries.
+	Last types.Position
+	// Deliveries may be empty, in which case the commit stores the transactions alone.
+	Deliveries []Delivery
+	// Transactions must not be stored yet: Stored tells.
+	Transactions []Transaction
+}
+
+// State is the position record: who claimed the store last, and the last position that a
+// commit left behind.
+type State struct {
+	Writer string
+	Last   types.Position
+}
+
+// Acknowledgement says that a device has everything up to and including Through.
+type Acknowledgement struct {
+	types.Device
+	Through types.Position
+}
+
+// Lock is held by the one process that writes to a store.
+type Lock interface {
+	// Check returns nil while the lock is certainly held, having taken it again if its connection was
+	// lost in between. It returns ErrLocked if another process has it now, or a transient error.
+	Check(ctx context.Context) error
+	// Release gives the lock up. It is safe to call more than once.
+	Release() error
+}
+
+// Store keeps messages, transaction records and the position record. All methods may be called
+// at any time from any goroutine, but Claim and Commit only by the holder of Lock.
+//
+// Errors wrap ErrTransient where trying again makes sense; every other error is final for that
+// call. An error never names the content of a message.
+type Store interface {
+	// Migrate brings the tables up to date. It is idempotent, and what it did is recorded in the
+	// database.
+	Migrate(ctx context.Context) error
+
+	// Lock takes the lock that keeps a second writing process out. It does not wait: it returns
+	// ErrLocked if another process has it.
+	Lock(ctx context.Context) (Lock, error)
+
+	// Claim makes writer the only identity whose commits are accepted from now on, and moves the
+	// last position to at least atLeast and beyond its old value. It returns the new last position.
+	Claim(ctx context.Context, writer string, atLeast types.Position) (types.Position, error)
+
+	// State returns the position record once every commit that had reached the database has ended:
+	// it waits for a commit whose connection was lost half way. Before the first Claim it returns the
+	// zero State.
+	State(ctx context.Context) (State, error)
+
+	// Commit stores the batch in one transaction and durably, or returns an error. It returns
+	// ErrFenced, having stored nothing, unless the position record is {Writer, Previous}.
+	Commit(ctx context.Context, batch Batch) error
+
+	// Stored returns those of the keys that have a transaction record. Absence is no error.
+	Stored(ctx context.Context, keys []types.TransactionKey) (map[types.TransactionKey]struct{}, error)
+
+	// Messages returns the first limit messages of a device with after < position <= through, by
+	// position. Messages from the senders in except are passed over as if they were not there.
+	// An empty queue, an unknown device and an empty range return no messages and no error.
+	Messages(ctx context.Context, device types.Device, after, through types.Position, limit int, except []string) ([]types.Message, error)
+
+	// Acknowledge deletes what the acknowledgements cover, at most limit messages for each of them,
+	// and returns those that may have more to delete. Without an error every other one is done.
+	Acknowledge(ctx context.Context, acknowledgements []Acknowledgement, limit int) (unfinished []Acknowledgement, err error)
+
+	// ForgetTransactions deletes at most limit transaction records stored before the given time and
+	// returns how many.
+	ForgetTransactions(ctx context.Context, before time.Time, limit int) (int, error)
+}

@@ -1,0 +1,38 @@
+// Package types holds the words that every part of the module shares: positions, devices and
+// messages. It imports nothing of the module, so that any part may import it.
+package types
+
+import "encoding/json"
+
+// Position orders send-to-device messages. It is the to_device part of a sync token: one
+// sequence for the whole server, strictly growing, never reused and never going back. Positions
+// are about microseconds since 1970, so they stay ahead of every token handed out before a
+// database was restored from a backup. Zero stands before every message.
+type Position int64
+
+// Device is one client device of one local user: the owner of a queue.
+type Device struct {
+	UserID   string // full Matrix user ID, "@localpart:server"
+	DeviceID string // opaque to the server, unique for the user
+}
+
+// Message is one send-to-device message as a device receives it under to_device.events of
+// /sync (client-server API, "Send-to-Device messaging").
+type Message struct {
+	// Position is unique among the messages of one device.
+	Position Position
+	// Sender is the full user ID of who sent the message.
+	Sender string
+	// Type is the event type from the path of the request.
+	Type string
+	// Content is the JSON object as it was sent, byte for byte. It is never logged.
+	Content json.RawMessage
+}
+
+// TransactionKey names one client request for ever: the scope of a transaction ID is the
+// device, not its access token (client-server API v1.7, "Transaction identifiers").
+type TransactionKey struct {
+	Device
+	EventType     string
+	TransactionID string
+}
