@@ -1,0 +1,119 @@
+package todevicemodule
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// ConfigSection is the key of the module's part of dendrite.yaml.
+const ConfigSection = "to_device"
+
+// Config is the to_device section of dendrite.yaml.
+type Config struct {
+	// Enabled switches the module on. Default: false, and the host does what it does without the module.
+	Enabled bool
+	// SyncLimit is the most messages in one /sync response: 1 to 1,000. Default: 100, as the
+	// specification has it.
+	SyncLimit int
+	// TransactionRetention is for how long the repetition of a request is recognised: 1h to 8760h.
+	// Default: 24h.
+	TransactionRetention time.Duration
+	// MaxMessageBytes is the largest content for one device, as canonical JSON: 1 to 16 MiB. Default: 65536.
+	MaxMessageBytes int
+	// MaxRequestBytes is the largest body of one request: at least MaxMessageBytes, at most 1 GiB.
+	// Default: 10 MiB.
+	MaxRequestBytes int
+	// RequestTimeout is how long a request waits for the database before it is answered with 503:
+	// 100ms to 4m, since the host's HTTP server ends every response after 5 minutes. Default: 20s.
+	RequestTimeout time.Duration
+	// Database is where the messages are kept. Default: the sync API's database.
+	Database DatabaseConfig
+}
+
+// DatabaseConfig has the keys of every database section of dendrite.yaml. An empty
+// ConnectionString means the sync API's database, with the sync API's settings.
+type DatabaseConfig struct {
+	ConnectionString string
+	MaxOpenConns     int // Default: 90.
+	MaxIdleConns     int // Default: 2.
+	ConnMaxLifetime  int // Seconds; below 1 means for ever. Default: -1.
+}
+
+// DefaultConfig returns the configuration of a section without keys.
+func DefaultConfig() Config {
+	return Config{
+		SyncLimit:            100,
+		TransactionRetention: 24 * time.Hour,
+		MaxMessageBytes:      64 << 10,
+		MaxRequestBytes:      10 << 20,
+		RequestTimeout:       20 * time.Second,
+		Database:             DatabaseConfig{MaxOpenConns: 90, MaxIdleConns: 2, ConnMaxLifetime: -1},
+	}
+}
+
+// ParseConfig reads the to_device section of a whole dendrite.yaml. Without a section it returns
+// the defaults, which are disabled. The error names every fault of the section at once, each by its
+// full key; a section that says enabled: false has none.
+func ParseConfig(dendriteYAML []byte) (Config, error) {
+	config := DefaultConfig()
+	var document struct {
+		Section yaml.Node `yaml:"to_device"`
+	}
+	if err := yaml.Unmarshal(dendriteYAML, &document); err != nil {
+		return config, fmt.Errorf("reading %s: %w", ConfigSection, err)
+	}
+	if document.Section.IsZero() || document.Section.Tag == "!!null" {
+		return config, nil
+	}
+	p := &configParser{}
+	p.section(&document.Section, ConfigSection, config.keys())
+	if !config.Enabled && !p.enabledIsFaulty {
+		return config, nil
+	}
+	p.faults = append(p.faults, config.faults()...)
+	return config, errors.Join(p.faults...)
+}
+
+// keys maps each key of the section to the field it sets, or to the keys of a section below it.
+func (c *Config) keys() map[string]any {
+	return map[string]any{
+		"enabled":               &c.Enabled,
+		"sync_limit":            &c.SyncLimit,
+		"transaction_retention": &c.TransactionRetention,
+		"max_message_bytes":     &c.MaxMessageBytes,
+		"max_request_bytes":     &c.MaxRequestBytes,
+		"request_timeout":       &c.RequestTimeout,
+		"database": map[string]any{
+			"connection_string": &c.Database.ConnectionString,
+			"max_open_conns":    &c.Database.MaxOpenConns,
+			"max_idle_conns":    &c.Database.MaxIdleConns,
+			"conn_max_lifetime": &c.Database.ConnMaxLifetime,
+		},
+	}
+}
+
+// faults checks the values against their bounds.
+func (c *Config) faults() (faults []error) {
+	within := func(key string, value, low, high any, ok bool) {
+		if !ok {
+			faults = append(faults, fmt.Errorf("%s.%s: must be from %v to %v, but is %v", ConfigSection, key, low, high, value))
+		}
+	}
+	between := func(key string, value, low, high int) { within(key, value, low, high, low <= value && value <= high) }
+	lasts := func(key string, value, low, high time.Duration) {
+		within(key, value, low, high, low <= value && value <= high)
+	}
+	between("sync_limit", c.SyncLimit, 1, 1000)
+	lasts("transaction_retention", c.TransactionRetention, time.Hour, 365*24*time.Hour)
+	between("max_message_bytes", c.MaxMessageBytes, 1, 16<<20)
+	between("max_request_bytes", c.MaxRequestBytes, max(1, c.MaxMessageBytes), 1<<30)
+	lasts("request_timeout", c.RequestTimeout, 100*time.Millisecond, 4*time.Minute)
+	if c.Database.MaxOpenConns == 1 {
+		// One connection holds the lock that keeps a second server out.
+		faults = append(faults, fmt.Errorf("%s.database.max_open_conns: must be 2 or more, or 0 for no limit, but is 1", ConfigSection))
+	}
+	return faults
+}

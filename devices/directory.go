@@ -1,0 +1,237 @@
+// Package devices answers which devices a message is for: it expands "*", passes over what does
+// not exist, and keeps what it learned until the host reports a change.
+package devices
+
+import (
+	"context"
+	"hash/maphash"
+	"slices"
+	"sync/atomic"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/matrix-org/dendrite/todevicemodule/storage"
+	"github.com/matrix-org/dendrite/todevicemodule/types"
+)
+
+// AllDevices stands for every device of a user in the place of a device ID (client-server API,
+// PUT /sendToDevice).
+const AllDevices = "*"
+
+const (
+	// cachedUsers bounds the cache: at some 10 devices each it is about 20 MiB.
+	cachedUsers = 1 << 14
+	// shards bounds the memory of the change counters. Two users in one shard cost a spare look-up
+	// at each other's changes, nothing else.
+	shards = 1 << 12
+	// fewUsers is up to how many unknown users of one request are looked up one by one, which also
+	// fills the cache. Beyond it their devices are looked up together.
+	fewUsers = 8
+	// lookupsAtOnce bounds the connections that one request takes from the host's pool.
+	lookupsAtOnce = 4
+	// idsAtOnce keeps a look-up below SQLite's 999 variables in a statement.
+	idsAtOnce = 500
+)
+
+// Source is where the host keeps its users' devices.
+type Source interface {
+	// UserDevices returns the IDs of all devices of a local user in any order. An unknown user has
+	// none; that is no error.
+	UserDevices(ctx context.Context, userID string) ([]string, error)
+	// DeviceOwners returns a user for each of the device IDs that exists, in one query. Where
+	// several users have a device of that ID it returns any one of them.
+	DeviceOwners(ctx context.Context, deviceIDs []string) (map[string]string, error)
+}
+
+// Target is the content for one device of a local user, or with the ID AllDevices for each
+// device that is not named beside it.
+type Target struct {
+	types.Device
+	Content []byte
+}
+
+// Directory resolves targets to devices. It is safe for concurrent use.
+type Directory struct {
+	source  Source
+	cache   *lru.Cache[string, cached]
+	seed    maphash.Seed
+	changes [shards]atomic.Uint64
+}
+
+type cached struct {
+	deviceIDs []string
+	asOf      uint64 // the user's change counter before the look-up
+}
+
+// NewDirectory returns a Directory with an empty cache.
+func NewDirectory(source Source) (*Directory, error) {
+	cache, err := lru.New[string, cached](cachedUsers)
+	if err != nil {
+		return nil, err
+	}
+	return &Directory{source: source, cache: cache, seed: maphash.MakeSeed()}, nil
+}
+
+// Changed forgets what is known of a user's devices. The host calls it before and after every
+// creation and deletion of a device, so that neither an answer read half way through the change
+// nor a resolution made before it is used once the change has returned to its caller.
+func (d *Directory) Changed(userID string) {
+	d.counter(userID).Add(1)
+}
+
+func (d *Directory) counter(userID string) *atomic.Uint64 {
+	return &d.changes[maphash.String(d.seed, userID)%shards]
+}
+
+// Resolution is the devices that targets stood for at one moment.
+type Resolution struct {
+	Copies []storage.Copy
+	stamps []stamp
+}
+
+type stamp struct {
+	counter *atomic.Uint64
+	value   uint64
+}
+
+// Current reports whether no device of any user in the resolution was created or deleted since.
+func (r Resolution) Current() bool {
+	for _, s := range r.stamps {
+		if s.counter.Load() != s.value {
+			return false
+		}
+	}
+	return true
+}
+
+// Resolve returns one copy for each existing device among the targets, in no particular order.
+// An error is the host's: nothing can be said of any target then.
+func (d *Directory) Resolve(ctx context.Context, targets []Target) (Resolution, error) {
+	users := make(map[string]*user)
+	for _, t := range targets {
+		u := users[t.UserID]
+		if u == nil {
+			counter := d.counter(t.UserID)
+			u = &user{id: t.UserID, stamp: stamp{counter, counter.Load()}, named: make(map[string][]byte)}
+			users[t.UserID] = u
+		}
+		if t.DeviceID == AllDevices {
+			u.all, u.toAll = t.Content, true
+		} else {
+			u.named[t.DeviceID] = t.Content
+		}
+	}
+	if err := d.lookUp(ctx, users); err != nil {
+		return Resolution{}, err
+	}
+	var r Resolution
+	for _, u := range users {
+		r.stamps = append(r.stamps, u.stamp)
+		r.Copies = u.appendCopies(r.Copies)
+	}
+	return r, nil
+}
+
+// user is what one request has for one user.
+type user struct {
+	id     string
+	stamp  stamp
+	named  map[string][]byte
+	all    []byte
+	toAll  bool
+	exists []string
+}
+
+func (u *user) appendCopies(copies []storage.Copy) []storage.Copy {
+	for _, deviceID := range u.exists {
+		content, named := u.named[deviceID]
+		if !named {
+			if !u.toAll {
+				continue
+			}
+			content = u.all
+		}
+		copies = append(copies, storage.Copy{
+			Device:  types.Device{UserID: u.id, DeviceID: deviceID},
+			Content: content,
+		})
+	}
+	return copies
+}
+
+// lookUp fills in the devices that exist, as far as the targets need them.
+func (d *Directory) lookUp(ctx context.Context, users map[string]*user) error {
+	var whole, named []*user
+	for _, u := range users {
+		known, ok := d.cache.Get(u.id)
+		switch {
+		case ok && known.asOf == u.stamp.value:
+			u.exists = known.deviceIDs
+		case u.toAll:
+			whole = append(whole, u)
+		default:
+			named = append(named, u)
+		}
+	}
+	if len(named) <= fewUsers {
+		whole = append(whole, named...)
+	} else {
+		ambiguous, err := d.lookUpNamed(ctx, named)
+		if err != nil {
+			return err
+		}
+		whole = append(whole, ambiguous...)
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(lookupsAtOnce)
+	for _, u := range whole {
+		group.Go(func() error { return d.lookUpWhole(ctx, u) })
+	}
+	return group.Wait()
+}
+
+func (d *Directory) lookUpWhole(ctx context.Context, u *user) error {
+	deviceIDs, err := d.source.UserDevices(ctx, u.id)
+	if err != nil {
+		return err
+	}
+	u.exists = deviceIDs
+	d.cache.Add(u.id, cached{deviceIDs: deviceIDs, asOf: u.stamp.value})
+	return nil
+}
+
+// lookUpNamed looks up the named devices of all users together, and returns the users of whom
+// that says nothing because another user has a device of the same ID.
+func (d *Directory) lookUpNamed(ctx context.Context, users []*user) (ambiguous []*user, err error) {
+	var deviceIDs []string
+	for _, u := range users {
+		for deviceID := range u.named {
+			deviceIDs = append(deviceIDs, deviceID)
+		}
+	}
+	slices.Sort(deviceIDs)
+	owners := make(map[string]string, len(deviceIDs))
+	for chunk := range slices.Chunk(slices.Compact(deviceIDs), idsAtOnce) {
+		found, err := d.source.DeviceOwners(ctx, chunk)
+		if err != nil {
+			return nil, err
+		}
+		for deviceID, owner := range found {
+			owners[deviceID] = owner
+		}
+	}
+	for _, u := range users {
+		for deviceID := range u.named {
+			owner, exists := owners[deviceID]
+			if exists && owner != u.id {
+				ambiguous = append(ambiguous, u)
+				break
+			}
+			if exists {
+				u.exists = append(u.exists, deviceID)
+			}
+		}
+	}
+	return ambiguous, nil
+}

@@ -1,0 +1,97 @@
+// Package streams reads a device's queue for /sync: the provider behind the to_device part of a
+// sync token.
+package streams
+
+import (
+	"context"
+	"slices"
+
+	"github.com/matrix-org/dendrite/todevicemodule/storage"
+	"github.com/matrix-org/dendrite/todevicemodule/types"
+)
+
+// Acknowledgements is what the reader needs to know of, and says to, the deletion of messages.
+type Acknowledgements interface {
+	Acknowledge(device types.Device, through types.Position)
+	Acknowledged(device types.Device) types.Position
+}
+
+// IgnoredSenders returns the users whose messages a receiver does not want. It is asked only when
+// messages wait, and at most once a read.
+type IgnoredSenders func(ctx context.Context) ([]string, error)
+
+// Reader reads queues. Its methods are safe for concurrent use.
+type Reader struct {
+	Store            storage.Store
+	Acknowledgements Acknowledgements
+	// Published returns the last visible position.
+	Published func() types.Position
+	// Limit is the most messages that one read returns.
+	Limit int
+}
+
+// Read returns a device's first messages with after < position <= through, in order of their
+// positions and at most Limit, and the position of the sync token that acknowledges exactly
+// them: the last one's if there may be more, through otherwise.
+//
+// Messages of ignored senders are passed over as if they were not there, but for the receiver's
+// own: devices of one user must always be able to reach each other. An error says nothing of
+// the queue: it must not pass for an empty one.
+func (r *Reader) Read(ctx context.Context, device types.Device, after, through types.Position, ignored IgnoredSenders) ([]types.Message, types.Position, error) {
+	through = min(through, r.Published())
+	start := max(after, r.Acknowledgements.Acknowledged(device), 0)
+	if start >= through {
+		return nil, max(after, through), nil
+	}
+	messages, err := r.Store.Messages(ctx, device, start, through, r.Limit, nil)
+	if err != nil {
+		return nil, after, err
+	}
+	if len(messages) > 0 {
+		if messages, err = r.withoutIgnored(ctx, device, start, through, messages, ignored); err != nil {
+			return nil, after, err
+		}
+	}
+	if len(messages) == r.Limit {
+		return messages, messages[len(messages)-1].Position, nil
+	}
+	return messages, through, nil
+}
+
+// withoutIgnored reads again, this time past the ignored senders, if any of the messages is from
+// one of them.
+func (r *Reader) withoutIgnored(ctx context.Context, device types.Device, start, through types.Position, messages []types.Message, ignored IgnoredSenders) ([]types.Message, error) {
+	senders, err := ignored(ctx)
+	if err != nil {
+		return nil, err
+	}
+	senders = slices.DeleteFunc(senders, func(userID string) bool { return userID == device.UserID })
+	fromIgnored := func(m types.Message) bool { return slices.Contains(senders, m.Sender) }
+	if !slices.ContainsFunc(messages, fromIgnored) {
+		return messages, nil
+	}
+	return r.Store.Messages(ctx, device, start, through, r.Limit, senders)
+}
+
+// Acknowledge takes the position of a since token as the acknowledgement of everything up to and
+// including it. A position that was never handed out, because it is ahead of every visible
+// message, acknowledges nothing.
+func (r *Reader) Acknowledge(device types.Device, since types.Position) {
+	if since > 0 && since <= r.Published() {
+		r.Acknowledgements.Acknowledge(device, since)
+	}
+}
+
+// Since returns the position to read after for the position in a client's since token: the same
+// position, or one before every message if the token is ahead of everything this server ever
+// handed out, so that such a token hides nothing.
+func (r *Reader) Since(position types.Position) types.Position {
+	if position < 0 || position > r.Published() {
+		return BeforeAll
+	}
+	return position
+}
+
+// BeforeAll stands before every message. It is not zero because hosts take a token of zeros for
+// no token at all.
+const BeforeAll types.Position = -1

@@ -1,0 +1,176 @@
+package writer
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/matrix-org/dendrite/todevicemodule/storage"
+	"github.com/matrix-org/dendrite/todevicemodule/types"
+)
+
+const (
+	// gatherFor is how long acknowledgements are gathered before they are deleted in one statement.
+	gatherFor = 20 * time.Millisecond
+	// acknowledgedAtOnce and deletedAtOnce bound one transaction, so that a device with a huge
+	// backlog does not hold up the others.
+	acknowledgedAtOnce = 512
+	deletedAtOnce      = 1000
+)
+
+// Acknowledger gathers acknowledgements and deletes what they cover in batches, in a goroutine of
+// its own. Start it once; its methods are safe for concurrent use.
+type Acknowledger struct {
+	store storage.Store
+	log   *logrus.Entry
+
+	mu      sync.Mutex
+	pending map[types.Device]types.Position
+
+	work     chan struct{} // holds a token while something is pending
+	stopping chan struct{}
+	stopped  chan struct{}
+	running  context.Context
+	giveUp   context.CancelFunc
+}
+
+// NewAcknowledger returns an Acknowledger that is not started.
+func NewAcknowledger(store storage.Store, log *logrus.Entry) *Acknowledger {
+	return &Acknowledger{
+		store:    store,
+		log:      log,
+		pending:  make(map[types.Device]types.Position),
+		work:     make(chan struct{}, 1),
+		stopping: make(chan struct{}),
+		stopped:  make(chan struct{}),
+	}
+}
+
+// Start starts the goroutine.
+func (a *Acknowledger) Start(ctx context.Context) {
+	a.running, a.giveUp = context.WithCancel(context.WithoutCancel(ctx))
+	go a.run()
+}
+
+// Stop deletes what is still pending, unless ctx ends first, and ends the goroutine. What is not deleted
+// then is hidden by its device's next since token and deleted at its next acknowledgement.
+func (a *Acknowledger) Stop(ctx context.Context) {
+	close(a.stopping)
+	select {
+	case <-a.stopped:
+	case <-ctx.Done():
+	}
+	a.giveUp()
+	<-a.stopped
+}
+
+// Acknowledge says that the device has everything up to and including through. It returns at
+// once; the messages are hidden from now on and deleted soon.
+func (a *Acknowledger) Acknowledge(device types.Device, through types.Position) {
+	a.mu.Lock()
+	if a.pending[device] < through {
+		a.pending[device] = through
+	}
+	a.mu.Unlock()
+	a.wake()
+}
+
+// Acknowledged returns the position up to which the device's messages wait for their deletion;
+// zero if none do.
+func (a *Acknowledger) Acknowledged(device types.Device) types.Position {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.pending[device]
+}
+
+func (a *Acknowledger) wake() {
+	select {
+	case a.work <- struct{}{}:
+	default:
+	}
+}
+
+func (a *Acknowledger) run() {
+	defer close(a.stopped)
+	pause := gatherFor
+	for {
+		select {
+		case <-a.work:
+		case <-a.stopping:
+			for a.flush() == nil && a.outstanding() {
+			}
+			return
+		}
+		a.sleep(pause)
+		if err := a.flush(); err != nil {
+			pause = min(2*pause, longestPause)
+			a.log.WithError(err).Warn("to_device: deleting acknowledged messages failed, trying again")
+		} else {
+			pause = gatherFor
+		}
+		if a.outstanding() {
+			a.wake()
+		}
+	}
+}
+
+func (a *Acknowledger) sleep(pause time.Duration) {
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-a.stopping:
+	}
+}
+
+func (a *Acknowledger) outstanding() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.pending) > 0
+}
+
+// flush deletes one batch.
+func (a *Acknowledger) flush() error {
+	batch := a.take()
+	if len(batch) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(a.running, time.Minute)
+	defer cancel()
+	unfinished, err := a.store.Acknowledge(ctx, batch, deletedAtOnce)
+	if err != nil {
+		return err
+	}
+	a.forget(batch, unfinished)
+	return nil
+}
+
+func (a *Acknowledger) take() []storage.Acknowledgement {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	batch := make([]storage.Acknowledgement, 0, min(len(a.pending), acknowledgedAtOnce))
+	for device, through := range a.pending {
+		if len(batch) == acknowledgedAtOnce {
+			break
+		}
+		batch = append(batch, storage.Acknowledgement{Device: device, Through: through})
+	}
+	return batch
+}
+
+// forget drops what is deleted, unless its device acknowledged more in the meantime.
+func (a *Acknowledger) forget(batch, unfinished []storage.Acknowledgement) {
+	more := make(map[types.Device]struct{}, len(unfinished))
+	for _, u := range unfinished {
+		more[u.Device] = struct{}{}
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, done := range batch {
+		if _, again := more[done.Device]; !again && a.pending[done.Device] == done.Through {
+			delete(a.pending, done.Device)
+		}
+	}
+}

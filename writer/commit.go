@@ -1,0 +1,287 @@
+package writer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/matrix-org/dendrite/todevicemodule/storage"
+	"github.com/matrix-org/dendrite/todevicemodule/types"
+)
+
+const (
+	firstPause   = 20 * time.Millisecond
+	longestPause = time.Second
+)
+
+// process answers every one of the requests. While the database is away it tries again for as
+// long as somebody waits for one of them.
+func (w *Writer) process(requests []*request) {
+	for _, r := range requests {
+		defer w.room.Release(r.weight)
+	}
+	for pause := firstPause; ; pause = min(2*pause, longestPause) {
+		var err error
+		if requests, err = w.attempt(stillAwaited(requests)); len(requests) == 0 {
+			return
+		}
+		w.Log.WithError(err).WithField("requests", len(requests)).Warn("to_device: storing messages failed, trying again")
+		if !w.sleep(pause) {
+			answerAll(requests, fmt.Errorf("%w: %w: %w", ErrUnavailable, ErrStopped, err))
+			return
+		}
+	}
+}
+
+// stillAwaited drops the requests that nobody waits for any more.
+func stillAwaited(requests []*request) []*request {
+	var awaited []*request
+	for _, r := range requests {
+		if err := r.ctx.Err(); err != nil {
+			r.answer(fmt.Errorf("%w: %w", ErrUnavailable, err))
+		} else {
+			awaited = append(awaited, r)
+		}
+	}
+	return awaited
+}
+
+func answerAll(requests []*request, err error) {
+	for _, r := range requests {
+		r.answer(err)
+	}
+}
+
+// sleep returns false if the writer has to give up instead.
+func (w *Writer) sleep(pause time.Duration) bool {
+	// The spread keeps servers that lost one database from coming back all at once.
+	timer := time.NewTimer(pause/2 + rand.N(pause))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-w.running.Done():
+		return false
+	}
+}
+
+// attempt tries once to carry the requests out, and returns those that are worth another try with
+// the reason.
+func (w *Writer) attempt(requests []*request) ([]*request, error) {
+	fresh, err := w.answerStored(requests)
+	if err != nil {
+		if errors.Is(err, storage.ErrTransient) {
+			return requests, err
+		}
+		answerAll(requests, err)
+		return nil, nil
+	}
+	leaders, followers := byTransaction(answerStale(fresh))
+	if len(leaders) == 0 {
+		return nil, nil
+	}
+	batch := w.newBatch(leaders)
+	switch err = w.commit(leaders, batch); {
+	case err == nil:
+		w.publish(batch)
+		answerAll(leaders, nil)
+		answerAll(followers, nil)
+		return nil, nil
+	case w.running.Err() != nil: // what became of the batch is not known
+		answerAll(leaders, err)
+		answerAll(followers, err)
+		return nil, nil
+	case errors.Is(err, storage.ErrTransient):
+		return append(leaders, followers...), err
+	case len(leaders) > 1:
+		return w.attemptEach(append(leaders, followers...))
+	default:
+		answerAll(leaders, err)
+		answerAll(followers, err)
+		return nil, nil
+	}
+}
+
+// attemptEach commits requests one by one after the database refused them together, so that the
+// one it can't store does not take the others with it.
+func (w *Writer) attemptEach(requests []*request) (again []*request, err error) {
+	for _, r := range requests {
+		rest, restErr := w.attempt([]*request{r})
+		if again = append(again, rest...); restErr != nil {
+			err = restErr
+		}
+	}
+	return again, err
+}
+
+// answerStored answers the requests whose transaction is stored and returns the others.
+func (w *Writer) answerStored(requests []*request) ([]*request, error) {
+	var keys []types.TransactionKey
+	for _, r := range requests {
+		if r.hasTransaction() {
+			keys = append(keys, r.Transaction)
+		}
+	}
+	if len(keys) == 0 {
+		return requests, nil
+	}
+	ctx, cancel := context.WithTimeout(w.running, w.AttemptTimeout)
+	defer cancel()
+	stored, err := w.Store.Stored(ctx, keys)
+	if err != nil {
+		return nil, err
+	}
+	var fresh []*request
+	for _, r := range requests {
+		if _, known := stored[r.Transaction]; known {
+			r.answer(nil)
+		} else {
+			fresh = append(fresh, r)
+		}
+	}
+	return fresh, nil
+}
+
+func answerStale(requests []*request) []*request {
+	var current []*request
+	for _, r := range requests {
+		if r.Current != nil && !r.Current() {
+			r.answer(ErrStale)
+		} else {
+			current = append(current, r)
+		}
+	}
+	return current
+}
+
+// byTransaction parts the first request of each transaction from its repetitions, which share
+// what becomes of the first.
+func byTransaction(requests []*request) (leaders, followers []*request) {
+	seen := make(map[types.TransactionKey]struct{})
+	for _, r := range requests {
+		if r.hasTransaction() {
+			if _, repeated := seen[r.Transaction]; repeated {
+				followers = append(followers, r)
+				continue
+			}
+			seen[r.Transaction] = struct{}{}
+		}
+		leaders = append(leaders, r)
+	}
+	return leaders, followers
+}
+
+func (w *Writer) newBatch(requests []*request) storage.Batch {
+	batch := storage.Batch{Writer: w.id, Previous: w.previous}
+	now := w.Now()
+	for _, r := range requests {
+		if len(r.Copies) > 0 {
+			batch.Deliveries = append(batch.Deliveries, storage.Delivery{
+				Position: w.nextPosition(), Sender: r.Sender, Type: r.Type, Copies: r.Copies,
+			})
+		}
+		if r.hasTransaction() {
+			batch.Transactions = append(batch.Transactions, storage.Transaction{TransactionKey: r.Transaction, StoredAt: now})
+		}
+	}
+	if len(batch.Deliveries) == 0 {
+		w.nextPosition() // every commit leaves a position of its own, by which settle knows it
+	}
+	batch.Last = w.allocated
+	return batch
+}
+
+// commit returns nil if the batch is stored. Whatever the error, it is then known that the batch
+// is not stored and never will be.
+func (w *Writer) commit(requests []*request, batch storage.Batch) error {
+	ctx, cancel := context.WithTimeout(w.running, w.AttemptTimeout)
+	defer cancel()
+	started := time.Now()
+	err := w.Store.Commit(ctx, batch)
+	if errors.Is(err, storage.ErrTransient) || errors.Is(err, storage.ErrFenced) {
+		err = w.settle(batch, err)
+	}
+	if err == nil {
+		w.previous = batch.Last
+	}
+	w.Observe(Commit{Requests: len(requests), Copies: countCopies(batch), Duration: time.Since(started), Err: err})
+	return err
+}
+
+func countCopies(batch storage.Batch) (n int) {
+	for i := range batch.Deliveries {
+		n += len(batch.Deliveries[i].Copies)
+	}
+	return n
+}
+
+// settle finds out what became of a commit that did not answer: it asks the position record, for as
+// long as it takes, since nothing else may be committed before that is known. It returns nil if
+// the batch is stored, or the cause as a transient error if it is not.
+func (w *Writer) settle(batch storage.Batch, cause error) error {
+	for pause := firstPause; ; pause = min(2*pause, longestPause) {
+		stored, err := w.inspect(batch)
+		switch {
+		case err == nil && stored:
+			return nil
+		case err == nil:
+			return fmt.Errorf("%w: %w", storage.ErrTransient, cause)
+		}
+		w.Log.WithError(err).Warn("to_device: asking the database what became of a commit failed, trying again")
+		if !w.sleep(pause) {
+			return fmt.Errorf("%w: %w: %w", ErrUnavailable, ErrStopped, err)
+		}
+	}
+}
+
+// inspect reports whether the batch is stored, and puts the writer back in charge of the position
+// record where it is not: an error means that this can't be said, or done, now.
+func (w *Writer) inspect(batch storage.Batch) (stored bool, err error) {
+	ctx, cancel := context.WithTimeout(w.running, w.AttemptTimeout)
+	defer cancel()
+	if err = w.lock.Check(ctx); err != nil {
+		return false, err
+	}
+	state, err := w.Store.State(ctx)
+	if err != nil {
+		return false, err
+	}
+	switch state {
+	case storage.State{Writer: w.id, Last: batch.Last}:
+		return true, nil
+	case storage.State{Writer: w.id, Last: batch.Previous}:
+		return false, nil
+	}
+	// The lock is ours, so no other process is at work: the database was restored from a backup, or
+	// another process had the lock for a while.
+	w.Log.WithField("last", state.Last).Warn("to_device: the position record was changed by somebody else, taking it over")
+	last, err := w.Store.Claim(ctx, w.id, max(w.allocated, w.now()))
+	if err != nil {
+		return false, err
+	}
+	w.previous, w.allocated = last, last
+	return false, nil
+}
+
+// publish makes the batch visible and wakes its devices.
+func (w *Writer) publish(batch storage.Batch) {
+	w.published.Store(int64(batch.Last))
+	var wakeups []Wakeup
+	index := make(map[string]int)
+	for _, delivery := range batch.Deliveries {
+		for _, c := range delivery.Copies {
+			i, ok := index[c.UserID]
+			if !ok {
+				i = len(wakeups)
+				index[c.UserID] = i
+				wakeups = append(wakeups, Wakeup{UserID: c.UserID})
+			}
+			wakeups[i].DeviceIDs = append(wakeups[i].DeviceIDs, c.DeviceID)
+		}
+	}
+	if len(wakeups) > 0 {
+		w.Wake(batch.Last, wakeups)
+	}
+}
