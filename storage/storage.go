@@ -27,6 +27,10 @@ var (
 	ErrTransient = errors.New("the database can't answer now")
 )
 
+// MaxKeyBytes is how long the user ID, device ID, event type and transaction ID of one record may
+// be together: a PostgreSQL index takes 2,704 bytes a row.
+const MaxKeyBytes = 2048
+
 // Delivery is one message on its way into the queues of one or more devices. All copies share
 // its position; a device appears at most once.
 type Delivery struct {
@@ -109,7 +113,9 @@ type Store interface {
 	State(ctx context.Context) (State, error)
 
 	// Commit stores the batch in one transaction and durably, or returns an error. It returns
-	// ErrFenced, having stored nothing, unless the position record is {Writer, Previous}.
+	// ErrFenced, having stored nothing, unless the position record is {Writer, Previous}. An error
+	// that is neither ErrFenced nor transient means that this batch can never be stored: a message or
+	// transaction is there already, an ID is longer than MaxKeyBytes, or text is not UTF-8 or holds NUL.
 	Commit(ctx context.Context, batch Batch) error
 
 	// Stored returns those of the keys that have a transaction record. Absence is no error.
@@ -121,7 +127,8 @@ type Store interface {
 	Messages(ctx context.Context, device types.Device, after, through types.Position, limit int, except []string) ([]types.Message, error)
 
 	// Acknowledge deletes what the acknowledgements cover, at most limit messages for each of them,
-	// and returns those that may have more to delete. Without an error every other one is done.
+	// and returns those that may have more to delete. Without an error every other one is done. Of
+	// several for one device the furthest counts.
 	Acknowledge(ctx context.Context, acknowledgements []Acknowledgement, limit int) (unfinished []Acknowledgement, err error)
 
 	// ForgetTransactions deletes at most limit transaction records stored before the given time and

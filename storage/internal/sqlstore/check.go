@@ -1,0 +1,89 @@
+package sqlstore
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/matrix-org/dendrite/todevicemodule/storage"
+	"github.com/matrix-org/dendrite/todevicemodule/types"
+)
+
+// The databases disagree about text that is not valid UTF-8, holds NUL or is too long for an index:
+// PostgreSQL refuses it, SQLite stores it. The checks make it an error everywhere.
+
+func checkBatch(batch storage.Batch) error {
+	if err := checkWriter(batch.Writer); err != nil {
+		return err
+	}
+	if batch.Last <= batch.Previous {
+		return fmt.Errorf("the batch does not move the position on: from %d to %d", batch.Previous, batch.Last)
+	}
+	for _, delivery := range batch.Deliveries {
+		if err := checkDelivery(delivery, batch.Last); err != nil {
+			return err
+		}
+	}
+	for _, transaction := range batch.Transactions {
+		if err := checkKey(transaction.TransactionKey); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkDelivery(delivery storage.Delivery, last types.Position) error {
+	if delivery.Position > last {
+		return fmt.Errorf("position %d lies beyond the batch, which ends at %d", delivery.Position, last)
+	}
+	if !isText(delivery.Sender) || !isText(delivery.Type) {
+		return errors.New("a sender or type is not valid text")
+	}
+	for _, c := range delivery.Copies {
+		if err := checkDevice(c.Device); err != nil {
+			return err
+		}
+		if !utf8.Valid(c.Content) || bytes.IndexByte(c.Content, 0) >= 0 {
+			return fmt.Errorf("the content for device %q of %q is not valid text", c.DeviceID, c.UserID)
+		}
+	}
+	return nil
+}
+
+func checkWriter(writer string) error {
+	if writer == "" || !isText(writer) {
+		return errors.New("the writer has no valid identity")
+	}
+	return nil
+}
+
+func checkDevice(device types.Device) error { return checkIDs(device.UserID, device.DeviceID) }
+
+func checkKey(key types.TransactionKey) error {
+	return checkIDs(key.UserID, key.DeviceID, key.EventType, key.TransactionID)
+}
+
+func checkIDs(ids ...string) error {
+	length := 0
+	for _, id := range ids {
+		if !isText(id) {
+			return errors.New("an ID is not valid text")
+		}
+		length += len(id)
+	}
+	if length > storage.MaxKeyBytes {
+		return fmt.Errorf("the IDs of a device or transaction take %d bytes, more than %d", length, storage.MaxKeyBytes)
+	}
+	return nil
+}
+
+func isText(s string) bool { return utf8.ValidString(s) && strings.IndexByte(s, 0) < 0 }
+
+// onlyText drops what no database could have stored. A client may put anything on its list of
+// ignored users.
+func onlyText(values []string) []string {
+	return slices.DeleteFunc(slices.Clone(values), func(s string) bool { return !isText(s) })
+}

@@ -1,0 +1,46 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+
+	"github.com/matrix-org/dendrite/todevicemodule/storage"
+	"github.com/matrix-org/dendrite/todevicemodule/types"
+)
+
+// Dialect is everything in which the databases differ.
+type Dialect interface {
+	Classifier
+
+	// Statements returns the SQL text.
+	Statements() Statements
+
+	// Transact runs f in a transaction and commits it if f returns nil. f has to use the context it
+	// is given.
+	Transact(ctx context.Context, f func(context.Context, *sql.Tx) error) error
+
+	// InsertMessages and InsertTransactions insert in bulk.
+	InsertMessages(ctx context.Context, tx *sql.Tx, deliveries []storage.Delivery) error
+	InsertTransactions(ctx context.Context, tx *sql.Tx, transactions []storage.Transaction) error
+
+	// List returns the argument that stands for a list of strings.
+	List(values []string) (any, error)
+
+	// Keys returns the arguments that stand for a list of transaction keys.
+	Keys(keys []types.TransactionKey) ([]any, error)
+
+	// Acknowledge is Store.Acknowledge for valid acknowledgements, one for each device, sorted by
+	// device, and a limit above zero.
+	Acknowledge(ctx context.Context, acknowledgements []storage.Acknowledgement, limit int) ([]storage.Acknowledgement, error)
+}
+
+// Statements are the SQL texts, with their arguments in this order.
+type Statements struct {
+	Fence          string // new last, writer, previous last
+	Claim          string // writer, at least; returns the last position
+	State          string // returns writer and last position, locked until the transaction ends
+	Messages       string // user, device, after, through, limit; returns position, sender, type, content
+	MessagesExcept string // the same, List of senders
+	Stored         string // Keys; returns those that exist
+	Forget         string // stored before in microseconds, limit
+}

@@ -1,0 +1,79 @@
+package postgres
+
+import "github.com/matrix-org/dendrite/todevicemodule/storage/internal/sqlstore"
+
+// The lookups by a list of keys are lateral joins, and the deletes go by row address: neither leaves the
+// planner the choice of a scan over everybody's rows.
+
+const fence = `
+	UPDATE todevice_position SET last = $1 WHERE writer = $2 AND last = $3`
+
+const claim = `
+	UPDATE todevice_position SET writer = $1, last = greatest(last + 1, $2) RETURNING last`
+
+const state = `
+	SELECT writer, last FROM todevice_position FOR UPDATE`
+
+const messages = `
+	SELECT position, sender, type, content FROM todevice_messages
+	WHERE user_id = $1 AND device_id = $2 AND position > $3 AND position <= $4
+	ORDER BY position LIMIT $5`
+
+const messagesExcept = `
+	SELECT position, sender, type, content FROM todevice_messages
+	WHERE user_id = $1 AND device_id = $2 AND position > $3 AND position <= $4
+		AND sender <> ALL ($6::text[])
+	ORDER BY position LIMIT $5`
+
+const stored = `
+	SELECT k.user_id, k.device_id, k.event_type, k.transaction_id
+	FROM unnest($1::text[], $2::text[], $3::text[], $4::text[])
+		AS k (user_id, device_id, event_type, transaction_id)
+	CROSS JOIN LATERAL (
+		SELECT FROM todevice_transactions t
+		WHERE t.user_id = k.user_id AND t.device_id = k.device_id
+			AND t.event_type = k.event_type AND t.transaction_id = k.transaction_id
+		LIMIT 1
+	) found`
+
+const forget = `
+	DELETE FROM todevice_transactions WHERE ctid = ANY (ARRAY (
+		SELECT ctid FROM todevice_transactions WHERE stored_at < $1 ORDER BY stored_at LIMIT $2
+	))`
+
+const insertMessages = `
+	INSERT INTO todevice_messages (user_id, device_id, position, sender, type, content)
+	SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[])`
+
+const insertTransactions = `
+	INSERT INTO todevice_transactions (user_id, device_id, event_type, transaction_id, stored_at)
+	SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[])`
+
+// What was picked counts, not what was deleted: a concurrent call may have deleted some of it, and
+// the device would pass for done.
+const acknowledge = `
+	WITH picked AS MATERIALIZED (
+		SELECT a.ordinal, m.address
+		FROM unnest($1::text[], $2::text[], $3::bigint[])
+			WITH ORDINALITY AS a (user_id, device_id, through, ordinal)
+		CROSS JOIN LATERAL (
+			SELECT q.ctid AS address FROM todevice_messages q
+			WHERE q.user_id = a.user_id AND q.device_id = a.device_id AND q.position <= a.through
+			ORDER BY q.position LIMIT $4
+		) m
+	), deleted AS (
+		DELETE FROM todevice_messages WHERE ctid = ANY (ARRAY (SELECT address FROM picked))
+	)
+	SELECT ordinal FROM picked GROUP BY ordinal HAVING count(*) >= $4 ORDER BY ordinal`
+
+func (dialect) Statements() sqlstore.Statements {
+	return sqlstore.Statements{
+		Fence:          fence,
+		Claim:          claim,
+		State:          state,
+		Messages:       messages,
+		MessagesExcept: messagesExcept,
+		Stored:         stored,
+		Forget:         forget,
+	}
+}

@@ -1,0 +1,70 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+
+	"github.com/matrix-org/dendrite/todevicemodule/storage"
+)
+
+// Acknowledge looks first and takes the writer's turn only if there is something to delete.
+func (d dialect) Acknowledge(ctx context.Context, acknowledgements []storage.Acknowledgement, limit int) ([]storage.Acknowledgement, error) {
+	pending, err := d.covered(ctx, acknowledgements)
+	if err != nil || len(pending) == 0 {
+		return nil, err
+	}
+	var unfinished []storage.Acknowledgement
+	err = d.Transact(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		unfinished, err = deleteCovered(ctx, tx, pending, limit)
+		return err
+	})
+	return unfinished, err
+}
+
+func (d dialect) covered(ctx context.Context, acknowledgements []storage.Acknowledgement) ([]storage.Acknowledgement, error) {
+	list := make([][3]any, len(acknowledgements))
+	for i, a := range acknowledgements {
+		list[i] = [3]any{a.UserID, a.DeviceID, int64(a.Through)}
+	}
+	argument, err := toJSON(list)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := d.db.QueryContext(ctx, covered, argument)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close() // nolint: errcheck // Err has the error of reading
+	var pending []storage.Acknowledgement
+	for rows.Next() {
+		var i int
+		if err = rows.Scan(&i); err != nil {
+			return nil, err
+		}
+		pending = append(pending, acknowledgements[i])
+	}
+	return pending, rows.Err()
+}
+
+func deleteCovered(ctx context.Context, tx *sql.Tx, pending []storage.Acknowledgement, limit int) ([]storage.Acknowledgement, error) {
+	statement, err := tx.PrepareContext(ctx, acknowledge)
+	if err != nil {
+		return nil, err
+	}
+	defer statement.Close() // nolint: errcheck // the transaction closes it too
+	var unfinished []storage.Acknowledgement
+	for _, a := range pending {
+		result, err := statement.ExecContext(ctx, a.UserID, a.DeviceID, int64(a.Through), limit)
+		if err != nil {
+			return nil, err
+		}
+		deleted, err := result.RowsAffected()
+		if err != nil {
+			return nil, err
+		}
+		if deleted >= int64(limit) {
+			unfinished = append(unfinished, a)
+		}
+	}
+	return unfinished, nil
+}

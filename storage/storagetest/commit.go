@@ -1,0 +1,220 @@
+package storagetest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/matrix-org/dendrite/todevicemodule/storage"
+	"github.com/matrix-org/dendrite/todevicemodule/types"
+)
+
+func commitTests() map[string]func(*fixture) {
+	return map[string]func(*fixture){
+		"transactions alone":                    commitTransactionsAlone,
+		"many copies":                           commitMany,
+		"megabytes":                             commitMegabytes,
+		"all or nothing: message there":         commitDuplicateMessage,
+		"all or nothing: device twice":          commitDeviceTwice,
+		"all or nothing: transaction there":     commitDuplicateTransaction,
+		"all or nothing: context ended":         commitCancelled,
+		"fenced: another writer":                commitOldWriter,
+		"fenced: wrong previous":                commitWrongPrevious,
+		"fenced: repeated":                      commitRepeated,
+		"fenced: before the first claim of all": commitUnclaimed,
+		"last may lie beyond the last delivery": commitLastBeyond,
+	}
+}
+
+func commitTransactionsAlone(f *fixture) {
+	key := types.TransactionKey{Device: alice, EventType: eventType, TransactionID: "1"}
+	f.commit(f.batch(nil, transaction(key, 1)))
+	f.wantState(storage.State{Writer: f.writer, Last: f.last})
+	stored, err := f.store.Stored(f.ctx, []types.TransactionKey{key})
+	f.must(err)
+	if len(stored) != 1 {
+		f.Error("the transaction was not stored")
+	}
+}
+
+func commitMany(f *fixture) {
+	// More than any chunk, and not a multiple of one.
+	const copies = 5003
+	d := storage.Delivery{Sender: sender, Type: eventType}
+	for i := range copies {
+		d.Copies = append(d.Copies, storage.Copy{
+			Device:  types.Device{UserID: "@alice:example.org", DeviceID: fmt.Sprint(i)},
+			Content: fmt.Appendf(nil, `{"n":%d}`, i),
+		})
+	}
+	var transactions []storage.Transaction
+	var keys []types.TransactionKey
+	for i := range copies {
+		key := types.TransactionKey{Device: bob, EventType: eventType, TransactionID: fmt.Sprint(i)}
+		keys = append(keys, key)
+		transactions = append(transactions, transaction(key, 1))
+	}
+	f.commit(f.batch([]storage.Delivery{d, delivery(`{"last":1}`, types.Device{UserID: alice.UserID, DeviceID: "0"})}, transactions...))
+	for i, c := range d.Copies {
+		got := f.messages(c.Device)
+		if i == 0 && len(got) == 2 {
+			got = got[:1]
+		}
+		if len(got) != 1 || string(got[0].Content) != string(c.Content) {
+			f.Fatalf("device %d has %d messages", i, len(got))
+		}
+	}
+	stored, err := f.store.Stored(f.ctx, keys)
+	f.must(err)
+	if len(stored) != copies {
+		f.Errorf("%d of %d transactions are there", len(stored), copies)
+	}
+}
+
+func commitMegabytes(f *fixture) {
+	content := `{"c":"` + strings.Repeat("x", 64<<10) + `"}`
+	var deliveries []storage.Delivery
+	for range 150 {
+		deliveries = append(deliveries, delivery(content, alice))
+	}
+	deliveries = append(deliveries, delivery(`{"c":"`+strings.Repeat("y", 6<<20)+`"}`, alice))
+	f.commit(f.batch(deliveries))
+	f.wantMessages(alice, sent(deliveries))
+}
+
+// wantNothingStored commits a batch that has to fail, and checks that it left no trace.
+func (f *fixture) wantNothingStored(ctx context.Context, store storage.Store, batch storage.Batch) error {
+	f.Helper()
+	before, err := f.store.State(f.ctx)
+	f.must(err)
+	var keys []types.TransactionKey
+	for _, t := range batch.Transactions {
+		keys = append(keys, t.TransactionKey)
+	}
+	storedBefore, err := f.store.Stored(f.ctx, keys)
+	f.must(err)
+	queues := map[types.Device][]types.Message{}
+	for _, d := range batch.Deliveries {
+		for _, c := range d.Copies {
+			queues[c.Device] = f.messages(c.Device)
+		}
+	}
+
+	failure := store.Commit(ctx, batch)
+	if failure == nil {
+		f.Fatal("the commit did not fail")
+	}
+	f.wantState(before)
+	for device, queue := range queues {
+		f.wantMessages(device, queue)
+	}
+	stored, err := f.store.Stored(f.ctx, keys)
+	f.must(err)
+	if len(stored) != len(storedBefore) {
+		f.Errorf("%d transactions are there, want %d", len(stored), len(storedBefore))
+	}
+	return failure
+}
+
+func (f *fixture) freshTransaction() storage.Transaction {
+	return transaction(types.TransactionKey{Device: bob, EventType: eventType, TransactionID: "fresh"}, 1)
+}
+
+// wantFinal is for what no repetition can make succeed.
+func (f *fixture) wantFinal(err error) {
+	f.Helper()
+	for _, kind := range []error{storage.ErrTransient, storage.ErrFenced, storage.ErrLocked} {
+		if errors.Is(err, kind) {
+			f.Errorf("the error %q wraps %q", err, kind)
+		}
+	}
+	if strings.Contains(err.Error(), secret) {
+		f.Errorf("the error shows content: %v", err)
+	}
+}
+
+const secret = "hush"
+
+func commitDuplicateMessage(f *fixture) {
+	queued := f.send(alice, 1)
+	batch := f.batch([]storage.Delivery{
+		delivery(`{"s":"hush"}`, bob), delivery(`{"s":"hush"}`, bob), delivery(`{"s":"hush"}`, bob, alice),
+	}, f.freshTransaction())
+	batch.Deliveries[2].Position = queued[0].Position
+	f.wantFinal(f.wantNothingStored(f.ctx, f.store, batch))
+	f.send(alice, 1)
+}
+
+func commitDeviceTwice(f *fixture) {
+	batch := f.batch([]storage.Delivery{delivery(`{"s":"hush"}`, bob, alice, bob)}, f.freshTransaction())
+	f.wantFinal(f.wantNothingStored(f.ctx, f.store, batch))
+	f.send(bob, 1)
+}
+
+func commitDuplicateTransaction(f *fixture) {
+	there := f.freshTransaction()
+	f.commit(f.batch(nil, there))
+	other := transaction(types.TransactionKey{Device: bob, EventType: eventType, TransactionID: "other"}, 1)
+	batch := f.batch([]storage.Delivery{delivery(`{"s":"hush"}`, alice)}, other, there)
+	f.wantFinal(f.wantNothingStored(f.ctx, f.store, batch))
+	f.send(alice, 1)
+}
+
+func commitCancelled(f *fixture) {
+	ctx, cancel := context.WithCancel(f.ctx)
+	cancel()
+	err := f.wantNothingStored(ctx, f.store, f.batch([]storage.Delivery{delivery(`{}`, alice)}))
+	f.mustBe(err, context.Canceled)
+	f.mustBe(err, storage.ErrTransient)
+	f.send(alice, 1)
+}
+
+func commitOldWriter(f *fixture) {
+	f.send(alice, 1)
+	second := f.open(f)
+	last, err := second.Claim(f.ctx, "second", 0)
+	f.must(err)
+	batch := f.batch([]storage.Delivery{delivery(`{}`, alice)}, f.freshTransaction())
+	f.mustBe(f.wantNothingStored(f.ctx, f.store, batch), storage.ErrFenced)
+	batch.Previous, batch.Last = last, last+1
+	f.mustBe(f.wantNothingStored(f.ctx, f.store, batch), storage.ErrFenced)
+	f.wantState(storage.State{Writer: "second", Last: last})
+	f.store, f.writer, f.last = second, "second", last
+	f.send(alice, 1)
+}
+
+func commitWrongPrevious(f *fixture) {
+	f.send(alice, 1)
+	for _, off := range []types.Position{-1, 1, 1000} {
+		batch := f.batch([]storage.Delivery{delivery(`{}`, alice)}, f.freshTransaction())
+		batch.Previous, batch.Last = batch.Previous+off, batch.Last+1001
+		f.mustBe(f.wantNothingStored(f.ctx, f.store, batch), storage.ErrFenced)
+	}
+	f.send(alice, 1)
+}
+
+func commitRepeated(f *fixture) {
+	batch := f.batch([]storage.Delivery{delivery(`{}`, alice)}, f.freshTransaction())
+	f.commit(batch)
+	f.mustBe(f.wantNothingStored(f.ctx, f.store, batch), storage.ErrFenced)
+	f.wantState(storage.State{Writer: f.writer, Last: batch.Last})
+}
+
+func commitUnclaimed(f *fixture) {
+	batch := f.batch([]storage.Delivery{delivery(`{}`, alice)})
+	batch.Writer = ""
+	if f.wantNothingStored(f.ctx, f.store, batch) == nil {
+		f.Error("a commit without a writer was accepted")
+	}
+	batch.Writer = "never claimed"
+	f.mustBe(f.wantNothingStored(f.ctx, f.store, batch), storage.ErrFenced)
+}
+
+func commitLastBeyond(f *fixture) {
+	batch := f.batch([]storage.Delivery{delivery(`{}`, alice)})
+	batch.Last += 1 << 40
+	f.commit(batch)
+	f.wantState(storage.State{Writer: f.writer, Last: batch.Last})
+	f.wantMessages(alice, sent(batch.Deliveries))
+}
