@@ -4,6 +4,7 @@ package streams
 
 import (
 	"context"
+	"math"
 	"slices"
 
 	"github.com/matrix-org/dendrite/todevicemodule/storage"
@@ -92,6 +93,6 @@ func (r *Reader) Since(position types.Position) types.Position {
 	return position
 }
 
-// BeforeAll stands before every message. It is not zero because hosts take a token of zeros for
-// no token at all.
-const BeforeAll types.Position = -1
+// BeforeAll stands before every message. It is far below zero because hosts add up the positions of
+// a token, and take a token that comes to zero for none at all.
+const BeforeAll types.Position = math.MinInt64 / 2

@@ -1,17 +1,29 @@
+// Command dendrite-todevice is Dendrite with the send-to-device module compiled in. It takes the flags and
+// the dendrite.yaml of Dendrite; while the section to_device is missing or not enabled it is
+// Dendrite. The subcommand quickstart sets up a server to try it on.
 package main
 
 import (
-	_ "github.com/gofrs/flock"
-	_ "github.com/hashicorp/golang-lru/v2"
-	_ "github.com/lib/pq"
-	_ "github.com/matrix-org/dendrite/clientapi"
-	_ "github.com/matrix-org/dendrite/setup"
-	_ "github.com/matrix-org/dendrite/setup/base"
-	_ "github.com/matrix-org/dendrite/setup/mscs"
-	_ "github.com/matrix-org/dendrite/syncapi"
-	_ "github.com/pressly/goose/v3"
-	_ "go.yaml.in/yaml/v3"
-	_ "golang.org/x/sync/semaphore"
+	"flag"
+	"fmt"
+	"os"
+
+	"github.com/matrix-org/dendrite/setup"
+	"github.com/sirupsen/logrus"
 )
 
-func main() {}
+func main() {
+	if len(os.Args) > 1 && os.Args[1] == "quickstart" {
+		if err := quickstart(os.Args[2:]); err != nil {
+			fmt.Fprintf(os.Stderr, "quickstart: %v\n", err)
+			os.Exit(1)
+		}
+		return
+	}
+	flags := addServerFlags(flag.CommandLine)
+	cfg := setup.ParseFlags(true)
+	configPath := flag.Lookup("config").Value.String()
+	if err := serve(cfg, configPath, flags); err != nil {
+		logrus.WithError(err).Fatal("Failed to start")
+	}
+}

@@ -1,0 +1,185 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/getsentry/sentry-go"
+	"github.com/matrix-org/dendrite/appservice"
+	"github.com/matrix-org/dendrite/federationapi"
+	"github.com/matrix-org/dendrite/internal"
+	"github.com/matrix-org/dendrite/internal/caching"
+	"github.com/matrix-org/dendrite/internal/httputil"
+	"github.com/matrix-org/dendrite/internal/sqlutil"
+	"github.com/matrix-org/dendrite/roomserver"
+	"github.com/matrix-org/dendrite/setup"
+	"github.com/matrix-org/dendrite/setup/base"
+	"github.com/matrix-org/dendrite/setup/config"
+	"github.com/matrix-org/dendrite/setup/jetstream"
+	"github.com/matrix-org/dendrite/setup/mscs"
+	"github.com/matrix-org/dendrite/setup/process"
+	"github.com/matrix-org/dendrite/userapi"
+	"github.com/matrix-org/gomatrixserverlib/fclient"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/sirupsen/logrus"
+
+	"github.com/matrix-org/dendrite/todevicemodule/host"
+)
+
+// serve runs the server until it is told to stop. It assembles the components in the order of
+// cmd/dendrite/main.go of Dendrite, with the module in its four places.
+func serve(cfg *config.Dendrite, configPath string, flags serverFlags) error {
+	httpAddr, httpsAddr, err := flags.addresses()
+	if err != nil {
+		return err
+	}
+	section, err := host.ReadConfig(configPath)
+	if err = errors.Join(verify(cfg), err); err != nil {
+		return fmt.Errorf("the configuration has faults:\n%w", err)
+	}
+
+	processCtx := process.NewProcessContext()
+	internal.SetupStdLogging()
+	internal.SetupHookLogging(cfg.Logging)
+	internal.SetupPprof()
+	base.PlatformSanityChecks()
+	logrus.Infof("Dendrite version %s", internal.VersionString())
+	if !cfg.ClientAPI.RegistrationDisabled && cfg.ClientAPI.OpenRegistrationWithoutVerificationEnabled {
+		logrus.Warn("Open registration is enabled")
+	}
+	closer, err := cfg.SetupTracing()
+	if err != nil {
+		return fmt.Errorf("starting tracing: %w", err)
+	}
+	defer closer.Close() // nolint: errcheck
+	if err = startSentry(processCtx, cfg); err != nil {
+		return err
+	}
+
+	dnsCache := newDNSCache(cfg)
+	federationClient := base.CreateFederationClient(cfg, dnsCache)
+	cm := sqlutil.NewConnectionManager(processCtx, cfg.Global.DatabaseOptions)
+	toDevice, err := host.New(cfg, section, cm, prometheus.DefaultRegisterer)
+	if err != nil {
+		return err
+	}
+
+	routers := httputil.NewRouters()
+	caches := caching.NewRistrettoCache(cfg.Global.Cache.EstimatedMaxSize, cfg.Global.Cache.MaxAge, caching.EnableMetrics)
+	natsInstance := jetstream.NATSInstance{}
+	rsAPI := roomserver.NewInternalAPI(processCtx, cfg, cm, &natsInstance, caches, caching.EnableMetrics)
+	fsAPI := federationapi.NewInternalAPI(processCtx, cfg, cm, &natsInstance, federationClient, rsAPI, caches, nil, false)
+	keyRing := fsAPI.KeyRing()
+	rsAPI.SetFederationAPI(fsAPI, keyRing)
+	userAPI := toDevice.WrapUserAPI(userapi.NewInternalAPI(
+		processCtx, cfg, cm, &natsInstance, rsAPI, federationClient, caching.EnableMetrics, fsAPI.IsBlacklistedOrBackingOff,
+	))
+	asAPI := appservice.NewInternalAPI(processCtx, cfg, &natsInstance, userAPI, rsAPI)
+	rsAPI.SetAppserviceAPI(asAPI)
+	rsAPI.SetUserAPI(userAPI)
+
+	monolith := setup.Monolith{
+		Config:        cfg,
+		Client:        base.CreateClient(cfg, dnsCache),
+		FedClient:     federationClient,
+		KeyRing:       keyRing,
+		AppserviceAPI: asAPI,
+		FederationAPI: fsAPI,
+		RoomserverAPI: rsAPI,
+		UserAPI:       userAPI,
+	}
+	if err = toDevice.AddAllPublicRoutes(&monolith, processCtx, cfg, routers, cm, &natsInstance, caches, caching.EnableMetrics); err != nil {
+		return err
+	}
+	if len(cfg.MSCs.MSCs) > 0 {
+		if err = mscs.Enable(cfg, cm, routers, &monolith, caches); err != nil {
+			return fmt.Errorf("enabling MSCs: %w", err)
+		}
+	}
+	if err = countUp(); err != nil {
+		return err
+	}
+
+	go base.SetupAndServeHTTP(processCtx, cfg, routers, httpAddr, nil, nil)
+	if flags.tls() {
+		go base.SetupAndServeHTTP(processCtx, cfg, routers, httpsAddr, flags.certFile, flags.keyFile)
+	}
+	waitForShutdown(processCtx, toDevice)
+	return nil
+}
+
+func verify(cfg *config.Dendrite) error {
+	var faults config.ConfigErrors
+	cfg.Verify(&faults)
+	errs := make([]error, 0, len(faults))
+	for _, fault := range faults {
+		errs = append(errs, errors.New(fault))
+	}
+	return errors.Join(errs...)
+}
+
+func newDNSCache(cfg *config.Dendrite) *fclient.DNSCache {
+	if !cfg.Global.DNSCache.Enabled {
+		return nil
+	}
+	logrus.Infof("DNS cache enabled (size %d, lifetime %s)", cfg.Global.DNSCache.CacheSize, cfg.Global.DNSCache.CacheLifetime)
+	return fclient.NewDNSCache(cfg.Global.DNSCache.CacheSize, cfg.Global.DNSCache.CacheLifetime)
+}
+
+func startSentry(processCtx *process.ProcessContext, cfg *config.Dendrite) error {
+	if !cfg.Global.Sentry.Enabled {
+		return nil
+	}
+	logrus.Info("Setting up Sentry for debugging...")
+	err := sentry.Init(sentry.ClientOptions{
+		Dsn:              cfg.Global.Sentry.DSN,
+		Environment:      cfg.Global.Sentry.Environment,
+		Debug:            true,
+		ServerName:       string(cfg.Global.ServerName),
+		Release:          "dendrite@" + internal.VersionString(),
+		AttachStacktrace: true,
+	})
+	if err != nil {
+		return fmt.Errorf("starting Sentry: %w", err)
+	}
+	processCtx.ComponentStarted()
+	go func() {
+		<-processCtx.WaitForShutdown()
+		if !sentry.Flush(5 * time.Second) {
+			logrus.Warn("failed to flush all Sentry events!")
+		}
+		processCtx.ComponentFinished()
+	}()
+	return nil
+}
+
+func countUp() error {
+	up := prometheus.NewCounter(prometheus.CounterOpts{
+		Namespace:   "dendrite",
+		Name:        "up",
+		ConstLabels: map[string]string{"version": internal.VersionString()},
+	})
+	up.Add(1)
+	return prometheus.Register(up)
+}
+
+// waitForShutdown is base.WaitForShutdown of Dendrite, except that the module stores what it took before the
+// host closes its databases.
+func waitForShutdown(processCtx *process.ProcessContext, toDevice *host.Dendrite) {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	select {
+	case <-signals:
+	case <-processCtx.WaitForShutdown():
+	}
+	signal.Reset(syscall.SIGINT, syscall.SIGTERM)
+	logrus.Warn("Shutdown signal received")
+	toDevice.Stop()
+	processCtx.ShutdownDendrite()
+	processCtx.WaitForComponentsToFinish()
+	logrus.Warn("Dendrite is exiting now")
+}

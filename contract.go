@@ -1,0 +1,33 @@
+package todevicemodule
+
+import (
+	"github.com/matrix-org/dendrite/todevicemodule/devices"
+	"github.com/matrix-org/dendrite/todevicemodule/storage"
+	"github.com/matrix-org/dendrite/todevicemodule/types"
+	"github.com/matrix-org/dendrite/todevicemodule/writer"
+)
+
+// Host is what the module asks of the homeserver that it is compiled into. The package host
+// implements it for Dendrite; another host is one more implementation. Nothing of a host's own
+// types crosses it.
+//
+// In return the host promises to
+//   - call Module.DevicesChanged before and after every creation and deletion of a local device,
+//   - pass PUT /sendToDevice to Module.SendToDevice once the device is authenticated,
+//   - pass the to_device position of every /sync's since token through Module.SinceForSync, then to
+//     Module.AcknowledgeSync, and read the queue by Module.ReadForSync,
+//   - hand out no to_device position but those that come from the module, and
+//   - call Module.Stop before it closes the database.
+type Host interface {
+	// The devices of the host's users.
+	devices.Source
+	// IsLocalServer reports whether a server name is one of the host's own.
+	IsLocalServer(serverName string) bool
+	// WakeDevices ends the waiting /sync requests of the devices, for which position is the new
+	// to_device position: every message up to and including it can be read. It is called by one
+	// goroutine, in order of the positions, and must not block.
+	WakeDevices(position types.Position, wakeups []writer.Wakeup)
+	// Store returns the store that the messages are kept in, in the database that the
+	// configuration names. It is called once.
+	Store(config DatabaseConfig) (storage.Store, error)
+}

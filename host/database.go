@@ -1,0 +1,35 @@
+package host
+
+import (
+	"context"
+
+	syncstorage "github.com/matrix-org/dendrite/syncapi/storage"
+	"github.com/matrix-org/dendrite/syncapi/storage/shared"
+	synctypes "github.com/matrix-org/dendrite/syncapi/types"
+
+	"github.com/matrix-org/dendrite/todevicemodule"
+	"github.com/matrix-org/dendrite/todevicemodule/types"
+)
+
+// syncDatabase is the sync API's database with the queues taken out of it.
+type syncDatabase struct {
+	syncstorage.Database
+	module *todevicemodule.Module
+}
+
+// CleanSendToDeviceUpdates is called by the host's RequestPool with the position of the client's
+// since token at the start of each /sync.
+func (d *syncDatabase) CleanSendToDeviceUpdates(_ context.Context, userID, deviceID string, before synctypes.StreamPosition) error {
+	d.module.AcknowledgeSync(types.Device{UserID: userID, DeviceID: deviceID}, types.Position(before))
+	return nil
+}
+
+// NewDatabaseSnapshot reports its failure, after which the host does not ask the stream provider at
+// all and takes the queue for empty.
+func (d *syncDatabase) NewDatabaseSnapshot(ctx context.Context) (*shared.DatabaseTransaction, error) {
+	snapshot, err := d.Database.NewDatabaseSnapshot(ctx)
+	if err != nil {
+		failSync(ctx, err)
+	}
+	return snapshot, err
+}

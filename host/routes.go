@@ -1,0 +1,75 @@
+package host
+
+import (
+	"net/http"
+
+	"github.com/gorilla/mux"
+	"github.com/matrix-org/dendrite/internal/httputil"
+	"github.com/matrix-org/dendrite/syncapi/sync"
+	synctypes "github.com/matrix-org/dendrite/syncapi/types"
+	userapi "github.com/matrix-org/dendrite/userapi/api"
+	"github.com/matrix-org/gomatrixserverlib/spec"
+	"github.com/matrix-org/util"
+
+	"github.com/matrix-org/dendrite/todevicemodule/routing"
+	"github.com/matrix-org/dendrite/todevicemodule/types"
+)
+
+// addSendToDeviceRoute must be called before the host's own routes are added: the router takes the
+// first match. Versions and guests are as in the host.
+func (d *Dendrite) addSendToDeviceRoute(client *mux.Router) {
+	handler := httputil.MakeAuthAPI("send_to_device", d.userAPI, func(req *http.Request, device *userapi.Device) util.JSONResponse {
+		vars, err := httputil.URLDecodeMapValues(mux.Vars(req))
+		if err != nil {
+			return util.JSONResponse{
+				Code: http.StatusBadRequest,
+				JSON: spec.InvalidParam("The event type or the transaction ID is not correctly percent-encoded."),
+			}
+		}
+		sender := types.Device{UserID: device.UserID, DeviceID: device.ID}
+		return d.module.SendToDevice(req, sender, vars["eventType"], vars["txnID"])
+	}, httputil.WithAllowGuests())
+	client.Handle("/{apiversion:(?:r0|v3|unstable)}/sendToDevice/{eventType}/{txnID}", handler).
+		Methods(http.MethodPut, http.MethodOptions)
+}
+
+// addSyncRoute must be called before the host's own sync routes are added.
+func (d *Dendrite) addSyncRoute(client *mux.Router, pool *sync.RequestPool) {
+	handler := httputil.MakeAuthAPI("sync", d.userAPI, func(req *http.Request, device *userapi.Device) util.JSONResponse {
+		return d.serveSync(req, device, pool)
+	}, httputil.WithAllowGuests())
+	client.Handle("/{apiversion:(?:r0|v3)}/sync", handler).
+		Methods(http.MethodGet, http.MethodOptions)
+}
+
+// serveSync has the host's RequestPool answer, but for a request whose queue could not be read.
+func (d *Dendrite) serveSync(req *http.Request, device *userapi.Device, pool *sync.RequestPool) util.JSONResponse {
+	ctx, failed := withSyncFailure(req.Context())
+	defer failed.cancel()
+	res := pool.OnIncomingSyncRequest(d.withSince(req.WithContext(ctx)), device)
+	if err := failed.failure(); err != nil {
+		return routing.ErrorResponse(err)
+	}
+	return res
+}
+
+// withSince replaces the to_device position of a since token that is ahead of everything this server
+// ever handed out. A malformed token is left for the host to refuse.
+func (d *Dendrite) withSince(req *http.Request) *http.Request {
+	query := req.URL.Query()
+	token, err := synctypes.NewStreamTokenFromString(query.Get("since"))
+	if err != nil {
+		return req
+	}
+	position := synctypes.StreamPosition(d.module.SinceForSync(types.Position(token.SendToDevicePosition)))
+	if position == token.SendToDevicePosition {
+		return req
+	}
+	token.SendToDevicePosition = position
+	query.Set("since", token.String())
+	u := *req.URL
+	u.RawQuery = query.Encode()
+	req = req.WithContext(req.Context())
+	req.URL = &u
+	return req
+}

@@ -1,0 +1,149 @@
+package routing
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/matrix-org/gomatrixserverlib"
+	"github.com/matrix-org/gomatrixserverlib/spec"
+	"github.com/matrix-org/util"
+
+	"github.com/matrix-org/dendrite/todevicemodule/devices"
+	"github.com/matrix-org/dendrite/todevicemodule/types"
+)
+
+// maxRecipients bounds the devices that one request names. Clients send to some hundreds at the
+// most; each name may cost the host a look-up.
+const maxRecipients = 10_000
+
+// maxPathBytes bounds an event type and a transaction ID. The specification bounds event types to
+// 255 bytes.
+const maxPathBytes = 255
+
+// maxUserIDBytes is the specification's bound of a user ID ("User Identifiers").
+const maxUserIDBytes = 255
+
+// Limits bound one request.
+type Limits struct {
+	MessageBytes int // one content, as canonical JSON
+	RequestBytes int // the body
+}
+
+// readBody reads the body up to the limit and not a byte further.
+func readBody(req *http.Request, limit int) ([]byte, *util.JSONResponse) {
+	over := tooLarge(fmt.Sprintf("The request is larger than %d bytes. Send it in several requests, each with fewer devices.", limit))
+	if req.ContentLength > int64(limit) {
+		return nil, over
+	}
+	body, err := io.ReadAll(io.LimitReader(req.Body, int64(limit)+1))
+	if err != nil {
+		// The connection broke, so this reaches nobody, or a proxy that may try again.
+		return nil, &util.JSONResponse{
+			Code: http.StatusServiceUnavailable,
+			JSON: spec.MatrixError{ErrCode: spec.ErrorUnknown, Err: "The request did not arrive whole. Send it again."},
+		}
+	}
+	if len(body) > limit {
+		return nil, over
+	}
+	return body, nil
+}
+
+// parseBody returns the targets that a request's body names, whoever they are.
+func parseBody(body []byte, limits Limits) ([]devices.Target, *util.JSONResponse) {
+	if !json.Valid(body) {
+		return nil, matrixError(http.StatusBadRequest, spec.ErrorNotJSON, "The request body is not JSON.")
+	}
+	if !utf8.Valid(body) {
+		return nil, invalidParam("The request body is not valid UTF-8.")
+	}
+	request, ok := object(body)
+	if !ok {
+		return nil, badJSON("The request body must be a JSON object.")
+	}
+	messages, ok := request["messages"]
+	if !ok {
+		return nil, matrixError(http.StatusBadRequest, spec.ErrorMissingParam, "The request body has no \"messages\".")
+	}
+	users, ok := object(messages)
+	if !ok {
+		return nil, badJSON("\"messages\" must be an object from user IDs to objects.")
+	}
+	var targets []devices.Target
+	for userID, part := range users {
+		contents, ok := object(part)
+		if !ok {
+			return nil, badJSON(fmt.Sprintf("messages[%q] must be an object from device IDs to contents.", quote(userID)))
+		}
+		for deviceID, content := range contents {
+			if res := checkContent(userID, deviceID, content, limits.MessageBytes); res != nil {
+				return nil, res
+			}
+			targets = append(targets, devices.Target{Device: types.Device{UserID: userID, DeviceID: deviceID}, Content: content})
+		}
+		if len(targets) > maxRecipients {
+			return nil, tooLarge(fmt.Sprintf("The request names more than %d devices. Send it in several requests.", maxRecipients))
+		}
+	}
+	return targets, nil
+}
+
+func checkContent(userID, deviceID string, content json.RawMessage, limit int) *util.JSONResponse {
+	if !isObject(content) {
+		return badJSON(fmt.Sprintf("messages[%q][%q] must be an object.", quote(userID), quote(deviceID)))
+	}
+	// Canonical JSON is never longer than what it was made from.
+	if len(content) <= limit {
+		return nil
+	}
+	canonical, err := gomatrixserverlib.CanonicalJSON(content)
+	if err != nil {
+		return badJSON(fmt.Sprintf("messages[%q][%q] has no canonical JSON.", quote(userID), quote(deviceID)))
+	}
+	if len(canonical) > limit {
+		return tooLarge(fmt.Sprintf("messages[%q][%q] has %d bytes of canonical JSON; a message may have %d. Nothing was sent to anyone.",
+			quote(userID), quote(deviceID), len(canonical), limit))
+	}
+	return nil
+}
+
+// object decodes a JSON object, whose keys are matched exactly, unlike those of a struct.
+func object(raw []byte) (map[string]json.RawMessage, bool) {
+	if !isObject(raw) {
+		return nil, false
+	}
+	var fields map[string]json.RawMessage
+	return fields, json.Unmarshal(raw, &fields) == nil
+}
+
+func isObject(raw []byte) bool {
+	trimmed := bytes.TrimLeft(raw, " \t\r\n")
+	return len(trimmed) > 0 && trimmed[0] == '{'
+}
+
+// checkPath checks an event type or a transaction ID after percent-decoding.
+func checkPath(what, value string) *util.JSONResponse {
+	switch {
+	case len(value) > maxPathBytes:
+		return invalidParam(fmt.Sprintf("The %s has %d bytes; it may have %d.", what, len(value), maxPathBytes))
+	case !utf8.ValidString(value):
+		return invalidParam(fmt.Sprintf("The %s is not valid UTF-8.", what))
+	case strings.ContainsRune(value, 0):
+		return invalidParam(fmt.Sprintf("The %s contains a NUL character.", what))
+	}
+	return nil
+}
+
+// serverOf returns the server name of a user ID, or false if the user ID is not a valid one.
+func serverOf(userID string) (string, bool) {
+	if len(userID) > maxUserIDBytes || strings.ContainsRune(userID, 0) || !strings.HasPrefix(userID, "@") {
+		return "", false
+	}
+	localpart, server, found := strings.Cut(userID[1:], ":")
+	return server, found && localpart != "" && server != ""
+}

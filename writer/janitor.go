@@ -1,0 +1,68 @@
+package writer
+
+import (
+	"context"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/matrix-org/dendrite/todevicemodule/storage"
+)
+
+const (
+	forgetInterval = time.Minute
+	// forgottenAtOnce keeps the clean-up's transactions short beside those of the writer.
+	forgottenAtOnce = 1000
+)
+
+// Janitor deletes transaction records that are older than their retention, in a goroutine of its
+// own.
+type Janitor struct {
+	store     storage.Store
+	retention time.Duration
+	log       *logrus.Entry
+	cancel    context.CancelFunc
+	stopped   chan struct{}
+}
+
+// NewJanitor returns a Janitor that is not started.
+func NewJanitor(store storage.Store, retention time.Duration, log *logrus.Entry) *Janitor {
+	return &Janitor{store: store, retention: retention, log: log, stopped: make(chan struct{})}
+}
+
+// Start starts the goroutine.
+func (j *Janitor) Start(ctx context.Context) {
+	ctx, j.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	go func() {
+		defer close(j.stopped)
+		ticker := time.NewTicker(forgetInterval)
+		defer ticker.Stop()
+		for {
+			j.forget(ctx)
+			select {
+			case <-ticker.C:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+}
+
+// Stop ends the goroutine.
+func (j *Janitor) Stop() {
+	j.cancel()
+	<-j.stopped
+}
+
+func (j *Janitor) forget(ctx context.Context) {
+	before := time.Now().Add(-j.retention)
+	for {
+		n, err := j.store.ForgetTransactions(ctx, before, forgottenAtOnce)
+		if err != nil && ctx.Err() == nil {
+			j.log.WithError(err).Warn("to_device: deleting old transaction records failed, trying again later")
+		}
+		if err != nil || n < forgottenAtOnce {
+			return
+		}
+	}
+}
