@@ -33,3 +33,8 @@ func openDB(t testing.TB, url string) *sql.DB {
 	})
 	return db
 }
+
+func BenchmarkStore(b *testing.B) {
+	url := pgtest.NewSchema(b)
+	storagetest.Benchmark(b, func(t testing.TB) storage.Store { return postgres.New(openDB(t, url)) })
+}

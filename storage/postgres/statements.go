@@ -5,14 +5,20 @@ import "github.com/matrix-org/dendrite/todevicemodule/storage/internal/sqlstore"
 // The lookups by a list of keys are lateral joins, and the deletes go by row address: neither leaves the
 // planner the choice of a scan over everybody's rows.
 
+// hurry, true in every WHERE, has the server end a session that goes silent between the statement that
+// locks the position record and COMMIT. Otherwise a network that fails there would keep the record locked
+// until TCP gives up, two hours by default.
+const hurry = `set_config('idle_in_transaction_session_timeout', '5s', true) IS NOT NULL`
+
 const fence = `
-	UPDATE todevice_position SET last = $1 WHERE writer = $2 AND last = $3`
+	UPDATE todevice_position SET last = $1 WHERE writer = $2 AND last = $3 AND ` + hurry
 
 const claim = `
-	UPDATE todevice_position SET writer = $1, last = greatest(last + 1, $2) RETURNING last`
+	UPDATE todevice_position SET writer = $1, last = greatest(last + 1, $2) WHERE ` + hurry + `
+	RETURNING last`
 
 const state = `
-	SELECT writer, last FROM todevice_position FOR UPDATE`
+	SELECT writer, last FROM todevice_position WHERE ` + hurry + ` FOR UPDATE`
 
 const messages = `
 	SELECT position, sender, type, content FROM todevice_messages

@@ -22,7 +22,18 @@ func TestStore(t *testing.T) {
 
 func openDB(t testing.TB, path string) *sql.DB {
 	t.Helper()
-	db, err := sql.Open(driverName, path+driverOptions)
+	return open(t, path+driverOptions)
+}
+
+// openImpatient opens a database whose connections do not wait for others.
+func openImpatient(t testing.TB, path string) *sql.DB {
+	t.Helper()
+	return open(t, path+impatientOptions)
+}
+
+func open(t testing.TB, dsn string) *sql.DB {
+	t.Helper()
+	db, err := sql.Open(driverName, dsn)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -32,4 +43,12 @@ func openDB(t testing.TB, path string) *sql.DB {
 		}
 	})
 	return db
+}
+
+func BenchmarkStore(b *testing.B) {
+	path := filepath.Join(b.TempDir(), "dendrite.db")
+	storagetest.Benchmark(b, func(t testing.TB) storage.Store {
+		db := openDB(t, path)
+		return sqlite.New(db, sqlite.NewWriter(db), path)
+	})
 }

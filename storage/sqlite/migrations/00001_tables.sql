@@ -1,7 +1,7 @@
 -- +goose Up
 
 -- A message waits here from its commit until a sync token covers it. The primary key is also the
--- order in which a device reads its queue.
+-- order in which a device reads its queue. Not WITHOUT ROWID: that makes 1,000 inserts of 1 KB four times slower.
 CREATE TABLE todevice_messages (
     user_id TEXT NOT NULL,
     device_id TEXT NOT NULL,
