@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"sync/atomic"
 
 	"github.com/matrix-org/util"
 	"github.com/prometheus/client_golang/prometheus"
@@ -34,6 +35,7 @@ type Module struct {
 	route        *routing.SendToDevice
 	leftovers    *consumers.Leftovers
 	metrics      *metrics
+	running      atomic.Bool
 }
 
 // New puts a module together. The metrics go to registerer; nil means that there are none. Nothing
@@ -83,12 +85,17 @@ func (m *Module) Start(ctx context.Context) error {
 	}
 	m.acknowledger.Start(ctx)
 	m.janitor.Start(ctx)
+	m.running.Store(true)
 	return nil
 }
 
 // Stop stores what was taken, deletes what was acknowledged, and ends the module's goroutines. Where
-// the database does not allow that before ctx ends, it gives up. Stop it once, after Start.
+// the database does not allow that before ctx ends, it gives up. It does nothing unless the module
+// runs.
 func (m *Module) Stop(ctx context.Context) error {
+	if !m.running.CompareAndSwap(true, false) {
+		return nil
+	}
 	m.janitor.Stop()
 	m.acknowledger.Stop(ctx)
 	return m.writer.Stop(ctx)

@@ -149,6 +149,9 @@ func (w *Writer) Published() types.Position {
 	return types.Position(w.published.Load())
 }
 
+// Queued returns how many submissions wait for a commit that has not begun.
+func (w *Writer) Queued() int { return len(w.queue) }
+
 // Submit returns nil once the submission is durably stored, or was before. It waits while the queue
 // is full and while the database is away, until ctx ends: then it returns ErrUnavailable, and
 // the submission may or may not be stored. Any other error means that nothing was stored.

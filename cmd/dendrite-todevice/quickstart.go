@@ -49,7 +49,7 @@ func quickstart(args []string) error {
 	if err != nil {
 		return err
 	}
-	defer server.stop()
+	defer server.stop() //nolint:errcheck // the earlier error is the one to report
 	demo := demonstration{base: "http://" + *address, site: site}
 	if err = demo.waitUntilUp(ctx, server.exited); err != nil {
 		return fmt.Errorf("%w; see %s", err, site.logFile())
@@ -99,7 +99,7 @@ func startServer(site *site, address string) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer log.Close() // nolint: errcheck // the process has a handle of its own
+	defer log.Close() //nolint:errcheck // the process has a handle of its own
 	cmd := exec.Command(self, "-config", filepath.Join(site.dir, "dendrite.yaml"), "-http-bind-address", address)
 	cmd.Stdout, cmd.Stderr = log, log
 	// An interrupt from the terminal is for the quickstart, which then stops the server.

@@ -196,7 +196,7 @@ func (d *demonstration) call(ctx context.Context, method, path, token string, bo
 	if err != nil {
 		return err
 	}
-	defer res.Body.Close() // nolint: errcheck
+	defer res.Body.Close() //nolint:errcheck
 	answer, err := io.ReadAll(io.LimitReader(res.Body, 16<<20))
 	if err != nil {
 		return err

@@ -55,7 +55,7 @@ func serve(cfg *config.Dendrite, configPath string, flags serverFlags) error {
 	if err != nil {
 		return fmt.Errorf("starting tracing: %w", err)
 	}
-	defer closer.Close() // nolint: errcheck
+	defer closer.Close() //nolint:errcheck
 	if err = startSentry(processCtx, cfg); err != nil {
 		return err
 	}

@@ -105,7 +105,7 @@ func execute(t testing.TB, dsn, statement string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer db.Close() // nolint: errcheck
+	defer db.Close() //nolint:errcheck
 	if _, err = db.Exec(statement); err != nil {
 		t.Fatalf("%s: %v", statement, err)
 	}
@@ -172,7 +172,7 @@ func (s *Server) Run() error {
 	if err != nil {
 		return err
 	}
-	defer log.Close() // nolint: errcheck
+	defer log.Close() //nolint:errcheck
 	s.process = s.command("postgres", "-D", s.data(), "-p", strconv.Itoa(s.port), "-k", s.dir,
 		"-c", "listen_addresses=127.0.0.1", "-c", "max_connections=400")
 	s.process.Stdout, s.process.Stderr = log, log
@@ -192,7 +192,7 @@ func (s *Server) waitReady(logPath string) error {
 	if err != nil {
 		return err
 	}
-	defer db.Close() // nolint: errcheck
+	defer db.Close() //nolint:errcheck
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	for {
@@ -279,6 +279,6 @@ func freePort() (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer l.Close() // nolint: errcheck
+	defer l.Close() //nolint:errcheck
 	return l.Addr().(*net.TCPAddr).Port, nil
 }

@@ -1,0 +1,40 @@
+GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+FUZZTIME ?= 60s
+FUZZERS := ./routing:FuzzRequestBody ./host:FuzzSinceToken .:FuzzConfig
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Show this help
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Build bin/dendrite-todevice
+	go build -trimpath -o bin/dendrite-todevice ./cmd/dendrite-todevice
+
+.PHONY: test
+test: ## Run every test: units, both databases, with and without cgo, end to end
+	./scripts/go-test ./...
+	CGO_ENABLED=0 ./scripts/go-test ./storage/...
+	cd e2e && ../scripts/go-test -timeout 20m ./...
+
+.PHONY: race
+race: ## Run the tests of the module with the race detector, three times
+	./scripts/go-test -race -count=3 -timeout 30m ./...
+
+.PHONY: e2e
+e2e: ## Run the end-to-end tests alone, against a server with the race detector
+	cd e2e && TODEVICE_E2E_RACE=1 ../scripts/go-test -race -count=1 -timeout 30m ./...
+
+.PHONY: fuzz
+fuzz: ## Run each fuzzer for FUZZTIME (60s)
+	@for f in $(FUZZERS); do go test -run '^$$' -fuzz "^$${f#*:}\$$" -fuzztime $(FUZZTIME) "$${f%:*}" || exit 1; done
+
+.PHONY: bench
+bench: ## Run the benchmarks of the stores and the writer
+	go test -run '^$$' -bench . -benchmem ./storage/... ./writer/...
+
+.PHONY: lint
+lint: ## Run go vet and golangci-lint
+	go vet ./... && go run $(GOLANGCI_LINT) run ./...
+	cd e2e && go vet ./... && go run $(GOLANGCI_LINT) run --config ../.golangci.yml ./...

@@ -1,0 +1,47 @@
+package host_test
+
+import (
+	"github.com/matrix-org/dendrite/internal/caching"
+	"github.com/matrix-org/dendrite/internal/httputil"
+	"github.com/matrix-org/dendrite/internal/sqlutil"
+	"github.com/matrix-org/dendrite/setup"
+	"github.com/matrix-org/dendrite/setup/config"
+	"github.com/matrix-org/dendrite/setup/jetstream"
+	"github.com/matrix-org/dendrite/setup/process"
+	userapi "github.com/matrix-org/dendrite/userapi/api"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/sirupsen/logrus"
+
+	"github.com/matrix-org/dendrite/todevicemodule/host"
+)
+
+// A main function of one's own, such as those of the P2P demos, takes the module in with these lines.
+// The variables stand for what such a main function has already.
+func Example() {
+	var (
+		cfg          *config.Dendrite
+		processCtx   *process.ProcessContext
+		cm           *sqlutil.Connections
+		routers      httputil.Routers
+		natsInstance jetstream.NATSInstance
+		caches       *caching.Caches
+		monolith     setup.Monolith
+		hostUserAPI  userapi.UserInternalAPI // what userapi.NewInternalAPI returned
+	)
+
+	section, err := host.ReadConfig("dendrite.yaml")
+	if err != nil {
+		logrus.WithError(err).Fatal("to_device has faults")
+	}
+	toDevice, err := host.New(cfg, section, cm, prometheus.DefaultRegisterer)
+	if err != nil {
+		logrus.WithError(err).Fatal("to_device can't be set up")
+	}
+	monolith.UserAPI = toDevice.WrapUserAPI(hostUserAPI) // and hand this one to everything that takes a user API
+	err = toDevice.AddAllPublicRoutes(&monolith, processCtx, cfg, routers, cm, &natsInstance, caches, caching.EnableMetrics)
+	if err != nil { // in the place of monolith.AddAllPublicRoutes
+		logrus.WithError(err).Fatal("to_device can't be started")
+	}
+	// On a signal, before processCtx.ShutdownDendrite():
+	toDevice.Stop()
+}

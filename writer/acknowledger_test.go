@@ -1,0 +1,103 @@
+package writer_test
+
+import (
+	"context"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/matrix-org/dendrite/todevicemodule/internal/faulty"
+	"github.com/matrix-org/dendrite/todevicemodule/internal/testdb"
+	"github.com/matrix-org/dendrite/todevicemodule/storage"
+	"github.com/matrix-org/dendrite/todevicemodule/types"
+	"github.com/matrix-org/dendrite/todevicemodule/writer"
+)
+
+// deletionFaults fails acknowledgements while it is told to.
+type deletionFaults struct {
+	storage.Store
+	failing atomic.Bool
+	failed  atomic.Int64
+}
+
+func (d *deletionFaults) Acknowledge(ctx context.Context, a []storage.Acknowledgement, limit int) ([]storage.Acknowledgement, error) {
+	if d.failing.Load() {
+		d.failed.Add(1)
+		return nil, faulty.ErrLost
+	}
+	return d.Store.Acknowledge(ctx, a, limit)
+}
+
+func waitFor(t *testing.T, ctx context.Context, what string, condition func() bool) {
+	t.Helper()
+	for !condition() {
+		if ctx.Err() != nil {
+			t.Fatalf("it never happened that %s", what)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func TestAcknowledgedIsHiddenThenDeleted(t *testing.T) {
+	testdb.Each(t, func(t *testing.T, open testdb.Open) {
+		f := start(t, open, nil)
+		for _, name := range []string{"one", "two"} {
+			if err := f.Submit(f.ctx, message(name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		two := f.Published()
+		if err := f.Submit(f.ctx, message("three")); err != nil {
+			t.Fatal(err)
+		}
+		store := &deletionFaults{Store: f.store}
+		store.failing.Store(true)
+		a := writer.NewAcknowledger(store, quiet())
+		a.Start(f.ctx)
+		a.Acknowledge(bob, two)
+		a.Acknowledge(bob, two-1) // an older token takes nothing back
+		waitFor(t, f.ctx, "the deletion failed", func() bool { return store.failed.Load() > 0 })
+		if got := a.Acknowledged(bob); got != two {
+			t.Errorf("hidden up to %d, want %d while the messages are not deleted", got, two)
+		}
+		f.wantQueue(t, "one", "two", "three")
+		store.failing.Store(false)
+		waitFor(t, f.ctx, "the deletion was done", func() bool { return a.Acknowledged(bob) == 0 })
+		f.wantQueue(t, "three")
+		a.Stop(f.ctx)
+	})
+}
+
+func TestAcknowledgerDeletesAHugeQueueInParts(t *testing.T) {
+	testdb.Each(t, func(t *testing.T, open testdb.Open) {
+		f := start(t, open, nil)
+		for i := range 2500 {
+			_ = i
+			go func() {
+				_ = f.Submit(f.ctx, writer.Submission{Sender: "@a:test", Type: "org.example.x", Copies: message("x").Copies})
+			}()
+		}
+		waitFor(t, f.ctx, "all messages were stored", func() bool { names, _ := f.queue(t); return len(names) == 2500 })
+		a := writer.NewAcknowledger(f.store, quiet())
+		a.Start(f.ctx)
+		defer a.Stop(f.ctx)
+		a.Acknowledge(bob, f.Published())
+		waitFor(t, f.ctx, "the queue was deleted", func() bool { return a.Acknowledged(bob) == 0 })
+		f.wantQueue(t)
+	})
+}
+
+func TestAcknowledgerStopDeletesWhatIsPending(t *testing.T) {
+	testdb.Each(t, func(t *testing.T, open testdb.Open) {
+		f := start(t, open, nil)
+		if err := f.Submit(f.ctx, message("one")); err != nil {
+			t.Fatal(err)
+		}
+		a := writer.NewAcknowledger(f.store, quiet())
+		a.Start(f.ctx)
+		a.Acknowledge(bob, f.Published())
+		a.Acknowledge(types.Device{UserID: "@nobody:test", DeviceID: "X"}, f.Published())
+		a.Stop(f.ctx)
+		f.wantQueue(t)
+	})
+}
