@@ -22,7 +22,7 @@ func (d dialect) Acknowledge(ctx context.Context, acknowledgements []storage.Ack
 	if err != nil {
 		return nil, err
 	}
-	defer rows.Close() // nolint: errcheck // Err has the error of reading
+	defer rows.Close() //nolint:errcheck // Err has the error of reading
 	var unfinished []storage.Acknowledgement
 	for rows.Next() {
 		var ordinal int

@@ -47,7 +47,7 @@ func transientState(state string) bool {
 
 // Redact drops what may quote a row: the detail always, the message where it is about a value.
 func (classifier) Redact(err error) error {
-	fromServer, ok := err.(*pq.Error) // nolint: errorlint // only as the driver returns it
+	fromServer, ok := err.(*pq.Error) //nolint:errorlint // only as the driver returns it
 	if !ok {
 		return err
 	}

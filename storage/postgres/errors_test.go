@@ -27,7 +27,7 @@ func TestSessionEndsDuringCommit(t *testing.T) {
 	obstacle := begin(t, db, `LOCK TABLE todevice_transactions IN SHARE MODE`)
 	failure := make(chan error, 1)
 	go func() { failure <- store.Commit(t.Context(), batch(last)) }()
-	waitForWaiters(t, db, "%INSERT INTO todevice_transactions%", 1)
+	waitForWaiter(t, db, "%INSERT INTO todevice_transactions%")
 	if _, err := db.Exec(`
 		SELECT pg_terminate_backend(pid) FROM pg_locks
 		WHERE relation = 'todevice_transactions'::regclass AND NOT granted`); err != nil {

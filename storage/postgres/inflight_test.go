@@ -60,12 +60,12 @@ func begin(t *testing.T, db *sql.DB, statement string, args ...any) *sql.Tx {
 	return tx
 }
 
-// waitForWaiters returns once n sessions wait for a lock on something in the test's schema.
-func waitForWaiters(t *testing.T, db *sql.DB, like string, n int) {
+// waitForWaiter returns once a session waits for a lock in the test's schema.
+func waitForWaiter(t *testing.T, db *sql.DB, like string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), waitLimit)
 	defer cancel()
-	for waiting := 0; waiting < n; {
+	for waiting := 0; waiting == 0; {
 		err := db.QueryRowContext(ctx, `
 			SELECT count(*) FROM pg_stat_activity
 			WHERE wait_event_type = 'Lock' AND pid <> pg_backend_pid() AND query LIKE $1
@@ -86,7 +86,9 @@ type stateAnswer struct {
 func askState(t *testing.T, store storage.Store) chan stateAnswer {
 	answer := make(chan stateAnswer, 1)
 	go func() {
-		state, err := store.State(t.Context())
+		ctx, cancel := context.WithTimeout(t.Context(), waitLimit)
+		defer cancel()
+		state, err := store.State(ctx)
 		answer <- stateAnswer{state, err}
 	}()
 	return answer
@@ -105,7 +107,7 @@ func TestStateWaitsForACommit(t *testing.T) {
 	store, last := newStore(t, url)
 	commit := begin(t, db, `UPDATE todevice_position SET last = $1`, last+1)
 	answer := askState(t, store)
-	waitForWaiters(t, db, "%FROM todevice_position%FOR UPDATE%", 1)
+	waitForWaiter(t, db, "%FROM todevice_position%FOR UPDATE%")
 	if err := commit.Commit(); err != nil {
 		t.Fatal(err)
 	}
@@ -124,14 +126,14 @@ func TestStateWaitsForALostCommit(t *testing.T) {
 
 	failure := make(chan error, 1)
 	go func() { failure <- lost.Commit(t.Context(), batch(last)) }()
-	waitForWaiters(t, db, "%INSERT INTO todevice_transactions%", 1)
+	waitForWaiter(t, db, "%INSERT INTO todevice_transactions%")
 	network.cut()
 	if err := <-failure; !errors.Is(err, storage.ErrTransient) {
 		t.Fatalf("got the error %v, want a transient one", err)
 	}
 
 	answer := askState(t, store)
-	waitForWaiters(t, db, "%FROM todevice_position%FOR UPDATE%", 1)
+	waitForWaiter(t, db, "%FROM todevice_position%FOR UPDATE%")
 	select {
 	case early := <-answer:
 		t.Fatalf("the state %+v (%v) came before the commit had ended", early.state, early.err)
@@ -154,7 +156,7 @@ func TestCommitsMeetAtTheFence(t *testing.T) {
 	claim := begin(t, db, `UPDATE todevice_position SET writer = 'second', last = last + 1`)
 	failure := make(chan error, 1)
 	go func() { failure <- store.Commit(t.Context(), batch(last)) }()
-	waitForWaiters(t, db, "%UPDATE todevice_position%", 1)
+	waitForWaiter(t, db, "%UPDATE todevice_position%")
 	if err := claim.Commit(); err != nil {
 		t.Fatal(err)
 	}
@@ -189,7 +191,7 @@ func TestAcknowledgeBehindAnother(t *testing.T) {
 		unfinished, err := store.Acknowledge(t.Context(), []storage.Acknowledgement{{Device: device, Through: b.Last}}, 2)
 		answers <- answer{unfinished, err}
 	}()
-	waitForWaiters(t, db, "%DELETE FROM todevice_messages%", 1)
+	waitForWaiter(t, db, "%DELETE FROM todevice_messages%")
 	if err := other.Commit(); err != nil {
 		t.Fatal(err)
 	}

@@ -27,9 +27,9 @@ func TestPlans(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for _, analyzed := range []bool{false, true} {
-		if analyzed {
-			if _, err := db.Exec(`ANALYZE todevice_messages, todevice_transactions`); err != nil {
+	for _, known := range []bool{false, true} {
+		if known {
+			if _, err := db.Exec(`ANALYSE todevice_messages, todevice_transactions`); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -54,7 +54,7 @@ func wantPlan(t *testing.T, db *sql.DB, index, statement string, args ...any) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer rows.Close() // nolint: errcheck
+	defer rows.Close() //nolint:errcheck
 	var plan strings.Builder
 	for rows.Next() {
 		var line string

@@ -34,7 +34,7 @@ func (d dialect) covered(ctx context.Context, acknowledgements []storage.Acknowl
 	if err != nil {
 		return nil, err
 	}
-	defer rows.Close() // nolint: errcheck // Err has the error of reading
+	defer rows.Close() //nolint:errcheck // Err has the error of reading
 	var pending []storage.Acknowledgement
 	for rows.Next() {
 		var i int
@@ -51,7 +51,7 @@ func deleteCovered(ctx context.Context, tx *sql.Tx, pending []storage.Acknowledg
 	if err != nil {
 		return nil, err
 	}
-	defer statement.Close() // nolint: errcheck // the transaction closes it too
+	defer statement.Close() //nolint:errcheck // the transaction closes it too
 	var unfinished []storage.Acknowledgement
 	for _, a := range pending {
 		result, err := statement.ExecContext(ctx, a.UserID, a.DeviceID, int64(a.Through), limit)

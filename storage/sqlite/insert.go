@@ -15,7 +15,7 @@ func (dialect) InsertMessages(ctx context.Context, tx *sql.Tx, deliveries []stor
 	if err != nil {
 		return err
 	}
-	defer statement.Close() // nolint: errcheck // the transaction closes it too
+	defer statement.Close() //nolint:errcheck // the transaction closes it too
 	for _, delivery := range deliveries {
 		for _, c := range delivery.Copies {
 			_, err = statement.ExecContext(ctx, c.UserID, c.DeviceID, int64(delivery.Position),
@@ -36,7 +36,7 @@ func (dialect) InsertTransactions(ctx context.Context, tx *sql.Tx, transactions 
 	if err != nil {
 		return err
 	}
-	defer statement.Close() // nolint: errcheck // the transaction closes it too
+	defer statement.Close() //nolint:errcheck // the transaction closes it too
 	for _, t := range transactions {
 		_, err = statement.ExecContext(ctx, t.UserID, t.DeviceID, t.EventType, t.TransactionID, t.StoredAt.UnixMicro())
 		if err != nil {

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gofrs/flock"
+
 	"github.com/matrix-org/dendrite/todevicemodule/storage"
 	"github.com/matrix-org/dendrite/todevicemodule/storage/sqlite"
 	"github.com/matrix-org/dendrite/todevicemodule/types"
@@ -111,7 +113,7 @@ func TestBusy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer other.Close() // nolint: errcheck
+	defer other.Close() //nolint:errcheck
 	if _, err = other.ExecContext(t.Context(), "BEGIN EXCLUSIVE"); err != nil {
 		t.Fatal(err)
 	}
@@ -141,7 +143,7 @@ func TestBusyAtCommit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer reader.Rollback() // nolint: errcheck
+	defer reader.Rollback() //nolint:errcheck
 	var one int
 	if err = reader.QueryRow(`SELECT id FROM todevice_position`).Scan(&one); err != nil {
 		t.Fatal(err)
@@ -211,6 +213,28 @@ func TestCancelledWhileQueued(t *testing.T) {
 	}
 }
 
+func TestMigrateWaitsForAnotherProcess(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "dendrite.db")
+	db := openDB(t, path)
+	store := sqlite.New(db, sqlite.NewWriter(db), path)
+	other := flock.New(path + ".todevice.migrate.lock")
+	if err := other.Lock(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if err := store.Migrate(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got the error %v beside another migration", err)
+	}
+	if err := other.Unlock(); err != nil {
+		t.Fatal(err)
+	}
+	claimed(t, store)
+	if _, err := db.Exec(`INSERT INTO todevice_position VALUES (2, 'x', 5)`); err == nil {
+		t.Error("a second position record was accepted")
+	}
+}
+
 func TestLockFollowsLinks(t *testing.T) {
 	directory := t.TempDir()
 	path, link := filepath.Join(directory, "dendrite.db"), filepath.Join(directory, "link.db")
@@ -276,23 +300,7 @@ func TestPlans(t *testing.T) {
 		sqlite.StoredStatement:         {`[]`},
 		sqlite.ForgetStatement:         {time.Now().UnixMicro(), 10},
 	} {
-		rows, err := db.QueryContext(t.Context(), "EXPLAIN QUERY PLAN "+statement, args...)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var plan strings.Builder
-		for rows.Next() {
-			var id, parent, unused int
-			var line string
-			if err = rows.Scan(&id, &parent, &unused, &line); err != nil {
-				t.Fatal(err)
-			}
-			plan.WriteString(line + "\n")
-		}
-		if err = errors.Join(rows.Err(), rows.Close()); err != nil {
-			t.Fatal(err)
-		}
-		text := plan.String()
+		text := plan(t, db, statement, args)
 		for _, table := range []string{"SCAN todevice", "SCAN m", "SCAN t"} {
 			if strings.Contains(text, table) {
 				t.Errorf("the plan of%s\nis\n%s", statement, text)
@@ -302,4 +310,26 @@ func TestPlans(t *testing.T) {
 			t.Errorf("the plan of%s\nis\n%s", statement, text)
 		}
 	}
+}
+
+func plan(t *testing.T, db *sql.DB, statement string, args []any) string {
+	t.Helper()
+	rows, err := db.QueryContext(t.Context(), "EXPLAIN QUERY PLAN "+statement, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close() //nolint:errcheck
+	var text strings.Builder
+	for rows.Next() {
+		var id, parent, unused int
+		var line string
+		if err = rows.Scan(&id, &parent, &unused, &line); err != nil {
+			t.Fatal(err)
+		}
+		text.WriteString(line + "\n")
+	}
+	if err = rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return text.String()
 }

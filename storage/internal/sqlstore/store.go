@@ -175,7 +175,7 @@ func (s *Store) query(ctx context.Context, statement string, args []any, each fu
 	if err != nil {
 		return err
 	}
-	defer rows.Close() // nolint: errcheck // Err has the error of reading
+	defer rows.Close() //nolint:errcheck // Err has the error of reading
 	for rows.Next() {
 		if err = each(rows); err != nil {
 			return err
