@@ -1,0 +1,130 @@
+package e2e
+
+import (
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"maps"
+	"os"
+	"path/filepath"
+)
+
+// Options say how a server differs from the usual one.
+type Options struct {
+	// ToDevice is added to the to_device section, which is switched on unless it says otherwise.
+	ToDevice map[string]any
+	// NoSection leaves the to_device section out.
+	NoSection bool
+	// Postgres is the connection URL of the database to use, instead of a new one.
+	Postgres string
+	// DatabaseOf makes the server use the database of another one.
+	DatabaseOf *Server
+}
+
+const (
+	serverName = "localhost"
+
+	// The application service every server knows. Its users are @asuser_*.
+	appServiceToken  = "as_token_of_the_tests"
+	appServicePrefix = "asuser_"
+
+	// What the tests of limits count on. Small, so that passing them costs little.
+	maxMessageBytes = 65536
+	maxRequestBytes = 1 << 20
+)
+
+type object = map[string]any
+
+// writeConfig writes the dendrite.yaml of a server, its signing key and an application service.
+// The configuration is JSON, which YAML is a superset of.
+func (s *Server) writeConfig(o Options) error {
+	seed := make([]byte, 32)
+	if _, err := rand.Read(seed); err != nil {
+		return err
+	}
+	key := pem.EncodeToMemory(&pem.Block{
+		Type:    "MATRIX PRIVATE KEY",
+		Headers: map[string]string{"Key-ID": "ed25519:e2e"},
+		Bytes:   seed,
+	})
+	appService := object{
+		"id": "e2e", "url": "", "as_token": appServiceToken,
+		"hs_token": base64.RawURLEncoding.EncodeToString(seed[:16]), "sender_localpart": appServicePrefix + "bot",
+		"namespaces": object{
+			"users":   []object{{"exclusive": true, "regex": "@" + appServicePrefix + ".*"}},
+			"aliases": []object{}, "rooms": []object{},
+		},
+	}
+	if err := os.WriteFile(s.path("matrix_key.pem"), key, 0o600); err != nil {
+		return err
+	}
+	if err := writeJSON(s.path("appservice.yaml"), appService); err != nil {
+		return err
+	}
+	return writeJSON(s.path("dendrite.yaml"), s.config(o))
+}
+
+func (s *Server) config(o Options) object {
+	cfg := object{
+		"version": 2,
+		"global": object{
+			"server_name": serverName,
+			"private_key": s.path("matrix_key.pem"),
+			"key_id":      "ed25519:e2e",
+			"database":    object{},
+			// On disk: a restart must find again what was in the streams.
+			"jetstream":                      object{"storage_path": s.path("jetstream"), "in_memory": false},
+			"presence":                       object{"enable_inbound": false, "enable_outbound": false},
+			"trusted_third_party_id_servers": []string{},
+		},
+		"app_service_api": object{"config_files": []string{s.path("appservice.yaml")}},
+		"client_api": object{
+			"registration_disabled": false,
+			"guests_disabled":       false,
+			"rate_limiting":         object{"enabled": false},
+		},
+		"federation_api": object{"key_perspectives": []object{}},
+		"media_api":      object{"base_path": s.path("media")},
+		"sync_api":       object{"search": object{"enabled": false}},
+		"user_api":       object{"bcrypt_cost": 4},
+		"logging":        []object{{"type": "std", "level": "info"}},
+	}
+	for component, section := range map[string]string{
+		"federationapi": "federation_api", "keyserver": "key_server", "mscs": "mscs", "mediaapi": "media_api",
+		"roomserver": "room_server", "syncapi": "sync_api", "relayapi": "relay_api", "userapi": "user_api",
+	} {
+		if s.Backend == Postgres {
+			break
+		}
+		key := "database"
+		if section == "user_api" {
+			key = "account_database"
+		}
+		if cfg[section] == nil {
+			cfg[section] = object{}
+		}
+		cfg[section].(object)[key] = object{"connection_string": "file:" + s.sqliteFile(component)}
+	}
+	if s.Backend == Postgres {
+		cfg["global"].(object)["database"] = object{
+			"connection_string": s.postgres, "max_open_conns": 60, "max_idle_conns": 30, "conn_max_lifetime": -1,
+		}
+	}
+	if !o.NoSection {
+		section := object{"enabled": true, "max_message_bytes": maxMessageBytes, "max_request_bytes": maxRequestBytes}
+		maps.Copy(section, o.ToDevice)
+		cfg["to_device"] = section
+	}
+	return cfg
+}
+
+func (s *Server) path(name string) string { return filepath.Join(s.home, name) }
+
+func writeJSON(path string, v any) error {
+	data, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, data, 0o600)
+}

@@ -1,0 +1,7 @@
+// Package e2e tests the built server as its users meet it: as a process, over HTTP, on real
+// PostgreSQL and SQLite databases, with mautrix-go as the client.
+//
+// Most tests share one server for each database and keep apart by using users of their own; what
+// stops or breaks a server has one of its own. Nothing here waits for time to pass: a test waits
+// for a condition, under a deadline that only a fault reaches.
+package e2e

@@ -1,0 +1,93 @@
+package e2e
+
+import (
+	"bufio"
+	"io"
+	"net/http/httptrace"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// deadline is what a condition may take. Only a fault reaches it.
+const deadline = 30 * time.Second
+
+// eventually waits for a condition; the condition says what it saw, for the failure.
+func eventually(t *testing.T, what string, condition func() (ok bool, saw any)) {
+	t.Helper()
+	end := time.Now().Add(deadline)
+	for {
+		ok, saw := condition()
+		if ok {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%s: not so after %s; last seen: %v", what, deadline, saw)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// duringSync sends a /sync, calls action once the request is under way and returns the response.
+func duringSync(t *testing.T, c *Client, s Sync, action func()) *SyncResponse {
+	t.Helper()
+	type result struct {
+		res *SyncResponse
+		a   Answer
+	}
+	sent, done := make(chan struct{}), make(chan result, 1)
+	ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{
+		WroteRequest: func(httptrace.WroteRequestInfo) { close(sent) },
+	})
+	go func() {
+		res, a := c.TrySync(ctx, s)
+		done <- result{res, a}
+	}()
+	select {
+	case <-sent:
+	case <-time.After(deadline):
+		t.Fatal("/sync could not be sent")
+	}
+	// The server reads requests as they come: once it has answered a later one it is at work on
+	// this one.
+	if _, err := c.Whoami(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	action()
+	r := <-done
+	if r.res == nil {
+		t.Fatalf("/sync with since %q: want 200, got %v", s.Since, r.a)
+	}
+	return r.res
+}
+
+func itoa(n int64) string { return strconv.FormatInt(n, 10) }
+
+// readUntil reads until a line contains the mark, and returns all it read.
+func readUntil(t *testing.T, from io.Reader, mark string) string {
+	t.Helper()
+	result := make(chan string, 1)
+	var out strings.Builder
+	go func() {
+		lines := bufio.NewScanner(from)
+		for lines.Scan() {
+			out.WriteString(lines.Text() + "\n")
+			if strings.Contains(lines.Text(), mark) {
+				break
+			}
+		}
+		result <- out.String()
+		_, _ = io.Copy(io.Discard, from)
+	}()
+	select {
+	case got := <-result:
+		if !strings.Contains(got, mark) {
+			t.Fatalf("want %q in the output, got\n%s", mark, got)
+		}
+		return got
+	case <-time.After(startDeadline):
+		t.Fatalf("%q is not printed", mark)
+		return ""
+	}
+}
