@@ -110,6 +110,9 @@ func (r Resolution) Current() bool {
 func (d *Directory) Resolve(ctx context.Context, targets []Target) (Resolution, error) {
 	users := make(map[string]*user)
 	for _, t := range targets {
+		if !storage.Storable(t.Device) {
+			continue // and PostgreSQL fails the query that asks for an ID with NUL
+		}
 		u := users[t.UserID]
 		if u == nil {
 			counter := d.counter(t.UserID)
@@ -145,6 +148,10 @@ type user struct {
 
 func (u *user) appendCopies(copies []storage.Copy) []storage.Copy {
 	for _, deviceID := range u.exists {
+		device := types.Device{UserID: u.id, DeviceID: deviceID}
+		if !storage.Storable(device) {
+			continue
+		}
 		content, named := u.named[deviceID]
 		if !named {
 			if !u.toAll {
@@ -152,10 +159,7 @@ func (u *user) appendCopies(copies []storage.Copy) []storage.Copy {
 			}
 			content = u.all
 		}
-		copies = append(copies, storage.Copy{
-			Device:  types.Device{UserID: u.id, DeviceID: deviceID},
-			Content: content,
-		})
+		copies = append(copies, storage.Copy{Device: device, Content: content})
 	}
 	return copies
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/matrix-org/dendrite/todevicemodule/devices"
+	"github.com/matrix-org/dendrite/todevicemodule/storage"
 	"github.com/matrix-org/dendrite/todevicemodule/types"
 	"github.com/matrix-org/dendrite/todevicemodule/writer"
 )
@@ -43,6 +44,9 @@ func (h *SendToDevice) Handle(req *http.Request, sender types.Device, eventType,
 	if res := checkPath("transaction ID", transactionID); res != nil {
 		return *res
 	}
+	if !storage.Storable(sender) {
+		return *invalidParam("Your device ID is too long, or has characters that can't be stored. Sign in again with another one.")
+	}
 	body, res := readBody(req, h.Limits.RequestBytes)
 	if res != nil {
 		return *res
@@ -64,8 +68,12 @@ func (h *SendToDevice) Handle(req *http.Request, sender types.Device, eventType,
 		Transaction: types.TransactionKey{Device: sender, EventType: eventType, TransactionID: transactionID},
 	})
 	if err != nil {
-		h.Log.WithError(err).WithFields(logrus.Fields{"user_id": sender.UserID, "device_id": sender.DeviceID}).
-			Error("to_device: a message was not stored")
+		log := h.Log.WithError(err).WithFields(logrus.Fields{"user_id": sender.UserID, "device_id": sender.DeviceID})
+		if req.Context().Err() != nil {
+			log.Debug("to_device: a client went away before its message was stored")
+		} else {
+			log.Error("to_device: a message was not stored")
+		}
 		return ErrorResponse(err)
 	}
 	return util.JSONResponse{Code: http.StatusOK, JSON: struct{}{}}

@@ -7,7 +7,9 @@ package storage
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/matrix-org/dendrite/todevicemodule/types"
 )
@@ -30,6 +32,15 @@ var (
 // MaxKeyBytes is how long the user ID, device ID, event type and transaction ID of one record may
 // be together: a PostgreSQL index takes 2,704 bytes a row.
 const MaxKeyBytes = 2048
+
+// Storable reports whether a device can have a queue: its IDs are text that every database takes, and
+// leave room within MaxKeyBytes for an event type and a transaction ID of 255 bytes each. Hosts may
+// let clients choose other device IDs; those devices get no messages, and hold nobody else's up.
+func Storable(device types.Device) bool {
+	const room = MaxKeyBytes - 2*255
+	ids := device.UserID + device.DeviceID
+	return len(ids) <= room && utf8.ValidString(ids) && !strings.ContainsRune(ids, 0)
+}
 
 // Delivery is one message on its way into the queues of one or more devices. All copies share
 // its position; a device appears at most once.

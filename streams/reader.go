@@ -41,7 +41,7 @@ type Reader struct {
 func (r *Reader) Read(ctx context.Context, device types.Device, after, through types.Position, ignored IgnoredSenders) ([]types.Message, types.Position, error) {
 	through = min(through, r.Published())
 	start := max(after, r.Acknowledgements.Acknowledged(device), 0)
-	if start >= through {
+	if start >= through || !storage.Storable(device) {
 		return nil, max(after, through), nil
 	}
 	messages, err := r.Store.Messages(ctx, device, start, through, r.Limit, nil)
@@ -78,7 +78,7 @@ func (r *Reader) withoutIgnored(ctx context.Context, device types.Device, start,
 // including it. A position that was never handed out, because it is ahead of every visible
 // message, acknowledges nothing.
 func (r *Reader) Acknowledge(device types.Device, since types.Position) {
-	if since > 0 && since <= r.Published() {
+	if since > 0 && since <= r.Published() && storage.Storable(device) {
 		r.Acknowledgements.Acknowledge(device, since)
 	}
 }

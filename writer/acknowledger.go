@@ -2,6 +2,7 @@ package writer
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -140,11 +141,28 @@ func (a *Acknowledger) flush() error {
 	ctx, cancel := context.WithTimeout(a.running, time.Minute)
 	defer cancel()
 	unfinished, err := a.store.Acknowledge(ctx, batch, deletedAtOnce)
+	if err != nil && !errors.Is(err, storage.ErrTransient) && len(batch) > 1 {
+		return a.flushEach(ctx, batch)
+	}
 	if err != nil {
 		return err
 	}
 	a.forget(batch, unfinished)
 	return nil
+}
+
+// flushEach deletes one by one what the database refused to delete together, so that what it
+// can't delete stays behind alone.
+func (a *Acknowledger) flushEach(ctx context.Context, batch []storage.Acknowledgement) error {
+	var errs []error
+	for i := range batch {
+		unfinished, err := a.store.Acknowledge(ctx, batch[i:i+1], deletedAtOnce)
+		if err == nil {
+			a.forget(batch[i:i+1], unfinished)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }
 
 func (a *Acknowledger) take() []storage.Acknowledgement {
