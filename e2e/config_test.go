@@ -96,7 +96,7 @@ func TestSecondServerOnOneDatabase(t *testing.T) {
 		sendNumbered(t, alice, bob, 0, 1)
 		second := NewServer(t, b, Options{DatabaseOf: first})
 		output := wantRefusesToStart(t, second)
-		if !strings.Contains(output, "to_device") && !strings.Contains(output, "another") {
+		if !strings.Contains(output, "to_device") || !strings.Contains(output, "another process") {
 			t.Errorf("the error does not say that another server uses the database:\n%s", output)
 		}
 		sendNumbered(t, alice, bob, 1, 2)

@@ -46,3 +46,29 @@ func TestStoppedUnderLoad(t *testing.T) {
 		}
 	})
 }
+
+// A stop does not wait for the timeout of a /sync that waits, and the token of that client is
+// good afterwards.
+func TestStopWithWaitingSync(t *testing.T) {
+	onBoth(t, func(t *testing.T, b Backend) {
+		s := SharedServer(t, b)
+		alice, bob := Register(t, s, "alice"), Register(t, s, "bob")
+		since := bob.Settle(t, bob.Sync(t, Sync{}).NextBatch)
+		res, _ := duringAnySync(t, bob, Sync{Since: since, Timeout: 2 * stopDeadline}, func() {
+			if err := s.Stop(); err != nil { // fails after stopDeadline
+				t.Error(err)
+			}
+		})
+		if res != nil { // an answer is as good as none, but it counts
+			if len(res.Events()) > 0 {
+				t.Errorf("a message that nobody sent: %s", describe(res.Events()))
+			}
+			since = res.NextBatch
+		}
+		s.MustStart(t)
+		sendNumbered(t, alice, bob, 0, 1)
+		events, since := bob.Receive(t, since, 1)
+		wantNumbers(t, numbers(t, events), 0, 1)
+		bob.Settle(t, since)
+	})
+}

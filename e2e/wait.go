@@ -29,8 +29,18 @@ func eventually(t *testing.T, what string, condition func() (ok bool, saw any)) 
 	}
 }
 
-// duringSync sends a /sync, calls action once the request is under way and returns the response.
+// duringSync sends a /sync, calls action once the server works on it and returns the response.
 func duringSync(t *testing.T, c *Client, s Sync, action func()) *SyncResponse {
+	t.Helper()
+	res, a := duringAnySync(t, c, s, action)
+	if res == nil {
+		t.Fatalf("/sync with since %q: want 200, got %v", s.Since, a)
+	}
+	return res
+}
+
+// duringAnySync is duringSync for a /sync that may be refused or cut off.
+func duringAnySync(t *testing.T, c *Client, s Sync, action func()) (*SyncResponse, Answer) {
 	t.Helper()
 	type result struct {
 		res *SyncResponse
@@ -56,10 +66,7 @@ func duringSync(t *testing.T, c *Client, s Sync, action func()) *SyncResponse {
 	}
 	action()
 	r := <-done
-	if r.res == nil {
-		t.Fatalf("/sync with since %q: want 200, got %v", s.Since, r.a)
-	}
-	return r.res
+	return r.res, r.a
 }
 
 func itoa(n int64) string { return strconv.FormatInt(n, 10) }
