@@ -41,8 +41,10 @@ type Server struct {
 
 	home     string // configuration, log, streams
 	dir      string // SQLite files
+	name     string // in user IDs, and for federation
 	address  string
 	postgres string
+	tls      []string // flags
 
 	mu      sync.Mutex
 	process *exec.Cmd
@@ -58,8 +60,13 @@ func newServer(b Backend, home string, o Options) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{
-		Backend: b, URL: "http://" + address, home: home, dir: home, address: address,
+		Backend: b, URL: "http://" + address, home: home, dir: home, name: serverName, address: address,
 		postgres: o.Postgres, ready: make(chan struct{}),
+	}
+	if o.Federation {
+		if err = s.federate(); err != nil {
+			return nil, err
+		}
 	}
 	if o.DatabaseOf != nil {
 		s.dir, s.postgres = o.DatabaseOf.dir, o.DatabaseOf.postgres
@@ -196,8 +203,9 @@ func (s *Server) launch() error {
 		return err
 	}
 	defer log.Close() //nolint:errcheck
-	cmd := exec.Command(binary,
-		"-config", s.path("dendrite.yaml"), "-http-bind-address", s.address, "-really-enable-open-registration")
+	cmd := exec.Command(binary, append([]string{
+		"-config", s.path("dendrite.yaml"), "-http-bind-address", s.address, "-really-enable-open-registration",
+	}, s.tls...)...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = s.home, log, log
 	cmd.Env = append(os.Environ(), "GORACE=log_path="+s.path("race")+fmt.Sprintf(" exitcode=%d", raceExitCode))
 	// The server must not outlive a test binary that was killed.
