@@ -97,7 +97,7 @@ func askState(t *testing.T, store storage.Store) chan stateAnswer {
 func (a stateAnswer) mustBe(t *testing.T, want storage.State) {
 	t.Helper()
 	if a.err != nil || a.state != want {
-		t.Errorf("the state is %+v (%v), want %+v", a.state, a.err, want)
+		t.Fatalf("the state is %+v (%v), want %+v", a.state, a.err, want)
 	}
 }
 
