@@ -101,13 +101,11 @@ func checkContent(userID, deviceID string, content json.RawMessage, limit int) *
 	if len(content) <= limit {
 		return nil
 	}
-	canonical, err := gomatrixserverlib.CanonicalJSON(content)
-	if err != nil {
-		return badJSON(fmt.Sprintf("messages[%q][%q] has no canonical JSON.", quote(userID), quote(deviceID)))
-	}
-	if len(canonical) > limit {
+	// Compact JSON is as long as canonical JSON, which differs in the order of keys alone. To sort
+	// them costs the library a copy of the rest at each level: 1 MiB in 9,000 levels took 5 seconds.
+	if canonical := len(gomatrixserverlib.CompactJSON(content, make([]byte, 0, len(content)))); canonical > limit {
 		return tooLarge(fmt.Sprintf("messages[%q][%q] has %d bytes of canonical JSON; a message may have %d. Nothing was sent to anyone.",
-			quote(userID), quote(deviceID), len(canonical), limit))
+			quote(userID), quote(deviceID), canonical, limit))
 	}
 	return nil
 }
