@@ -56,20 +56,15 @@ func DefaultConfig() Config {
 
 // ParseConfig reads the to_device section of a whole dendrite.yaml. Without a section it returns
 // the defaults, which are disabled. The error names every fault of the section at once, each by its
-// full key; a section that says enabled: false has none.
+// full key; a section that is not enabled has none but those of enabled itself.
 func ParseConfig(dendriteYAML []byte) (Config, error) {
 	config := DefaultConfig()
-	var document struct {
-		Section yaml.Node `yaml:"to_device"`
-	}
+	var document yaml.Node
 	if err := yaml.Unmarshal(dendriteYAML, &document); err != nil {
 		return config, fmt.Errorf("reading %s: %w", ConfigSection, err)
 	}
-	if document.Section.IsZero() || document.Section.Tag == "!!null" {
-		return config, nil
-	}
 	p := &configParser{}
-	p.section(&document.Section, ConfigSection, config.keys())
+	p.document(&document, config.keys())
 	if !config.Enabled && !p.enabledIsFaulty {
 		return config, nil
 	}
@@ -108,8 +103,9 @@ func (c *Config) faults() (faults []error) {
 	}
 	between("sync_limit", c.SyncLimit, 1, 1000)
 	lasts("transaction_retention", c.TransactionRetention, time.Hour, 365*24*time.Hour)
-	between("max_message_bytes", c.MaxMessageBytes, 1, 16<<20)
-	between("max_request_bytes", c.MaxRequestBytes, max(1, c.MaxMessageBytes), 1<<30)
+	const largestMessage = 16 << 20
+	between("max_message_bytes", c.MaxMessageBytes, 1, largestMessage)
+	between("max_request_bytes", c.MaxRequestBytes, max(1, min(c.MaxMessageBytes, largestMessage)), 1<<30)
 	lasts("request_timeout", c.RequestTimeout, 100*time.Millisecond, 4*time.Minute)
 	if c.Database.MaxOpenConns == 1 {
 		// One connection holds the lock that keeps a second server out.
