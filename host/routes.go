@@ -54,22 +54,37 @@ func (d *Dendrite) serveSync(req *http.Request, device *userapi.Device, pool *sy
 }
 
 // withSince replaces the to_device position of a since token that is ahead of everything this server
-// ever handed out. A malformed token is left for the host to refuse.
+// ever handed out.
 func (d *Dendrite) withSince(req *http.Request) *http.Request {
 	query := req.URL.Query()
-	token, err := synctypes.NewStreamTokenFromString(query.Get("since"))
-	if err != nil {
+	since, changed := sinceWithin(query.Get("since"), d.module.SinceForSync)
+	if !changed {
 		return req
 	}
-	position := synctypes.StreamPosition(d.module.SinceForSync(types.Position(token.SendToDevicePosition)))
-	if position == token.SendToDevicePosition {
-		return req
-	}
-	token.SendToDevicePosition = position
-	query.Set("since", token.String())
+	query.Set("since", since)
 	u := *req.URL
 	u.RawQuery = query.Encode()
 	req = req.WithContext(req.Context())
 	req.URL = &u
 	return req
+}
+
+// sinceWithin passes the to_device position of a since token through clamp, and reports whether
+// that changed it. A malformed token is left for the host to refuse.
+func sinceWithin(since string, clamp func(types.Position) types.Position) (string, bool) {
+	token, err := synctypes.NewStreamTokenFromString(since)
+	if err != nil {
+		return since, false
+	}
+	position := synctypes.StreamPosition(clamp(types.Position(token.SendToDevicePosition)))
+	if position == token.SendToDevicePosition {
+		return since, false
+	}
+	empty := token.IsEmpty()
+	token.SendToDevicePosition = position
+	if token.IsEmpty() && !empty {
+		// The other positions of a forged token can make up for it, and the host would take it for none.
+		token.SendToDevicePosition--
+	}
+	return token.String(), true
 }

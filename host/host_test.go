@@ -1,0 +1,144 @@
+package host
+
+import (
+	"context"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/matrix-org/dendrite/internal/httputil"
+	"github.com/matrix-org/dendrite/setup"
+	"github.com/matrix-org/dendrite/setup/config"
+	"github.com/sirupsen/logrus"
+
+	"github.com/matrix-org/dendrite/todevicemodule"
+	"github.com/matrix-org/dendrite/todevicemodule/storage"
+	"github.com/matrix-org/dendrite/todevicemodule/types"
+)
+
+// fakeStore has one queue, whatever the device. Its last position is testPublished.
+type fakeStore struct {
+	storage.Store
+	messages []types.Message
+	err      error // of Messages
+
+	mu           sync.Mutex
+	acknowledged []storage.Acknowledgement
+}
+
+type heldLock struct{}
+
+func (heldLock) Check(context.Context) error { return nil }
+func (heldLock) Release() error              { return nil }
+
+func (s *fakeStore) Migrate(context.Context) error              { return nil }
+func (s *fakeStore) Lock(context.Context) (storage.Lock, error) { return heldLock{}, nil }
+func (s *fakeStore) Claim(context.Context, string, types.Position) (types.Position, error) {
+	return testPublished, nil
+}
+
+func (s *fakeStore) Messages(_ context.Context, _ types.Device, after, through types.Position, limit int, except []string) ([]types.Message, error) {
+	var found []types.Message
+	for _, m := range s.messages {
+		if m.Position > after && m.Position <= through && len(found) < limit && !slices.Contains(except, m.Sender) {
+			found = append(found, m)
+		}
+	}
+	return found, s.err
+}
+
+func (s *fakeStore) Acknowledge(_ context.Context, a []storage.Acknowledgement, _ int) ([]storage.Acknowledgement, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.acknowledged = append(s.acknowledged, a...)
+	return nil, nil
+}
+
+func (s *fakeStore) ForgetTransactions(context.Context, time.Time, int) (int, error) { return 0, nil }
+
+// storeHost is a host for a module on a fakeStore.
+type storeHost struct {
+	todevicemodule.Host
+	store storage.Store
+}
+
+func (h storeHost) Store(todevicemodule.DatabaseConfig) (storage.Store, error) { return h.store, nil }
+
+func quietLog() *logrus.Entry {
+	log := logrus.New()
+	log.SetOutput(io.Discard)
+	return logrus.NewEntry(log)
+}
+
+// newTestHost returns a host whose module has started.
+func newTestHost(t *testing.T, store *fakeStore) *Dendrite {
+	t.Helper()
+	section := todevicemodule.DefaultConfig()
+	section.Enabled = true
+	module, err := todevicemodule.New(section, storeHost{store: store}, nil, quietLog())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err = module.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	d := &Dendrite{config: &config.Dendrite{}, section: section, log: quietLog(), module: module}
+	t.Cleanup(d.Stop)
+	return d
+}
+
+func TestDisabledModuleLeavesTheHostAlone(t *testing.T) {
+	d, err := New(&config.Dendrite{}, todevicemodule.DefaultConfig(), nil, nil)
+	if err != nil || d.module != nil {
+		t.Fatalf("the module is %v, the error %v", d.module, err)
+	}
+	api := &fakeUserAPI{}
+	if got := d.WrapUserAPI(api); got != api {
+		t.Errorf("the user API became %T", got)
+	}
+	d.Stop()
+}
+
+func TestMonolithNeedsTheWatchedUserAPI(t *testing.T) {
+	d := newTestHost(t, &fakeStore{})
+	api := &fakeUserAPI{}
+	d.WrapUserAPI(api)
+	err := d.AddAllPublicRoutes(&setup.Monolith{UserAPI: api}, nil, nil, httputil.Routers{}, nil, nil, nil, false)
+	if err == nil || !strings.Contains(err.Error(), "WrapUserAPI") {
+		t.Errorf("the error is %v", err)
+	}
+}
+
+func TestDatabaseOptions(t *testing.T) {
+	global := config.DatabaseOptions{ConnectionString: "postgres://global", MaxOpenConnections: 10}
+	syncAPI := config.DatabaseOptions{ConnectionString: "file:syncapi.db", MaxOpenConnections: 20}
+	section := todevicemodule.DatabaseConfig{ConnectionString: "postgres://own", MaxOpenConns: 30, MaxIdleConns: 4, ConnMaxLifetime: 50}
+	own := config.DatabaseOptions{
+		ConnectionString: "postgres://own", MaxOpenConnections: 30, MaxIdleConnections: 4, ConnMaxLifetimeSeconds: 50,
+	}
+	withoutConnection := section
+	withoutConnection.ConnectionString = ""
+	tests := []struct {
+		name            string
+		global, syncAPI config.DatabaseOptions
+		section         todevicemodule.DatabaseConfig
+		want            config.DatabaseOptions
+	}{
+		{"the section's own", global, syncAPI, section, own},
+		{"the sync API's", global, syncAPI, todevicemodule.DatabaseConfig{}, syncAPI},
+		{"the sync API's with its own settings", config.DatabaseOptions{}, syncAPI, withoutConnection, syncAPI},
+		{"the global one", global, config.DatabaseOptions{MaxOpenConnections: 99}, withoutConnection, global},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			d := &Dendrite{config: &config.Dendrite{}}
+			d.config.Global.DatabaseOptions, d.config.SyncAPI.Database = test.global, test.syncAPI
+			if got := d.databaseOptions(test.section); got != test.want {
+				t.Errorf("the options are %+v, want %+v", got, test.want)
+			}
+		})
+	}
+}

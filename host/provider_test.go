@@ -1,0 +1,166 @@
+package host
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"slices"
+	"testing"
+
+	syncstorage "github.com/matrix-org/dendrite/syncapi/storage"
+	"github.com/matrix-org/dendrite/syncapi/storage/shared"
+	synctypes "github.com/matrix-org/dendrite/syncapi/types"
+	userapi "github.com/matrix-org/dendrite/userapi/api"
+
+	"github.com/matrix-org/dendrite/todevicemodule/storage"
+	"github.com/matrix-org/dendrite/todevicemodule/streams"
+	"github.com/matrix-org/dendrite/todevicemodule/types"
+)
+
+// ignoreList is a snapshot that has m.ignored_user_list alone.
+type ignoreList struct {
+	syncstorage.DatabaseTransaction
+	ignores *synctypes.IgnoredUsers
+	err     error
+}
+
+func (s ignoreList) IgnoresForUser(context.Context, string) (*synctypes.IgnoredUsers, error) {
+	return s.ignores, s.err
+}
+
+func syncRequest() *synctypes.SyncRequest {
+	return &synctypes.SyncRequest{
+		Device:   &userapi.Device{UserID: "@bob:x", ID: "PHONE"},
+		Response: synctypes.NewResponse(),
+	}
+}
+
+func waiting() []types.Message {
+	return []types.Message{
+		{Position: 10, Sender: "@alice:x", Type: "m.a", Content: json.RawMessage(`{"z":1,"a":12345678901234567890}`)},
+		{Position: 20, Sender: "@eve:x", Type: "m.b", Content: json.RawMessage(`{}`)},
+	}
+}
+
+func TestProviderFillsIn(t *testing.T) {
+	p := &provider{module: newTestHost(t, &fakeStore{messages: waiting()}).module}
+	if got := p.LatestPosition(t.Context()); got != synctypes.StreamPosition(testPublished) {
+		t.Errorf("the latest position is %d", got)
+	}
+	for name, ignored := range map[string]ignoreList{
+		"none":      {err: sql.ErrNoRows},
+		"a user":    {ignores: &synctypes.IgnoredUsers{List: map[string]interface{}{"@eve:x": struct{}{}}}},
+		"empty":     {ignores: &synctypes.IgnoredUsers{}},
+		"only self": {ignores: &synctypes.IgnoredUsers{List: map[string]interface{}{"@bob:x": struct{}{}}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			req := syncRequest()
+			ctx, failed := withSyncFailure(t.Context())
+			defer failed.cancel()
+			if next := p.CompleteSync(ctx, ignored, req); next != synctypes.StreamPosition(testPublished) {
+				t.Errorf("the next position is %d", next)
+			}
+			want := []string{`{"sender":"@alice:x","type":"m.a","content":{"z":1,"a":12345678901234567890}}`}
+			if name != "a user" {
+				want = append(want, `{"sender":"@eve:x","type":"m.b","content":{}}`)
+			}
+			if got := events(t, req); !slices.Equal(got, want) {
+				t.Errorf("the events are %s, want %s", got, want)
+			}
+			if failed.failure() != nil {
+				t.Error(failed.failure())
+			}
+		})
+	}
+}
+
+func events(t *testing.T, req *synctypes.SyncRequest) []string {
+	t.Helper()
+	var all []string
+	for _, event := range req.Response.ToDevice.Events {
+		raw, err := json.Marshal(event)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, string(raw))
+	}
+	return all
+}
+
+func TestProviderReadsFromATokenOfTheFuture(t *testing.T) {
+	d := newTestHost(t, &fakeStore{messages: waiting()})
+	p := &provider{module: d.module}
+	req := syncRequest()
+	from := synctypes.StreamPosition(d.module.SinceForSync(testPublished + 1))
+	next := p.IncrementalSync(t.Context(), ignoreList{err: sql.ErrNoRows}, req, from, synctypes.StreamPosition(testPublished))
+	if from != synctypes.StreamPosition(streams.BeforeAll) || next != synctypes.StreamPosition(testPublished) || len(req.Response.ToDevice.Events) != 2 {
+		t.Errorf("from %d came %d events and next %d", from, len(req.Response.ToDevice.Events), next)
+	}
+}
+
+func TestFailedReadFailsTheSync(t *testing.T) {
+	away := errors.New("the database is away")
+	list := ignoreList{err: sql.ErrNoRows}
+	for name, test := range map[string]struct {
+		store    *fakeStore
+		snapshot ignoreList
+	}{
+		"the queue":         {&fakeStore{err: away}, list},
+		"the ignored users": {&fakeStore{messages: waiting()}, ignoreList{err: away}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := &provider{module: newTestHost(t, test.store).module}
+			req := syncRequest()
+			ctx, failed := withSyncFailure(t.Context())
+			next := p.IncrementalSync(ctx, test.snapshot, req, 5, synctypes.StreamPosition(testPublished))
+			if next != 5 || len(req.Response.ToDevice.Events) != 0 {
+				t.Errorf("the next position is %d with %d events", next, len(req.Response.ToDevice.Events))
+			}
+			if !errors.Is(failed.failure(), away) || ctx.Err() == nil {
+				t.Errorf("the failure is %v, the context's %v", failed.failure(), ctx.Err())
+			}
+		})
+	}
+}
+
+// failingDatabase is a sync API's database without snapshots.
+type failingDatabase struct {
+	syncstorage.Database
+	err error
+}
+
+func (d failingDatabase) NewDatabaseSnapshot(context.Context) (*shared.DatabaseTransaction, error) {
+	return nil, d.err
+}
+
+func TestFailedSnapshotFailsTheSync(t *testing.T) {
+	away := errors.New("the database is away")
+	db := &syncDatabase{Database: failingDatabase{err: away}}
+	ctx, failed := withSyncFailure(t.Context())
+	if _, err := db.NewDatabaseSnapshot(ctx); !errors.Is(err, away) || !errors.Is(failed.failure(), away) {
+		t.Errorf("the error is %v, the failure %v", err, failed.failure())
+	}
+	ctx, failed = withSyncFailure(t.Context())
+	defer failed.cancel()
+	db.Database = failingDatabase{}
+	if _, err := db.NewDatabaseSnapshot(ctx); err != nil || failed.failure() != nil || ctx.Err() != nil {
+		t.Errorf("the error is %v, the failure %v", err, failed.failure())
+	}
+}
+
+func TestCleanSendToDeviceUpdatesAcknowledges(t *testing.T) {
+	store := &fakeStore{}
+	d := newTestHost(t, store)
+	db := &syncDatabase{module: d.module}
+	for _, since := range []synctypes.StreamPosition{0, -1, synctypes.StreamPosition(testPublished) + 1, 30} {
+		if err := db.CleanSendToDeviceUpdates(t.Context(), "@bob:x", "PHONE", since); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d.Stop() // deletes what is pending
+	want := []storage.Acknowledgement{{Device: types.Device{UserID: "@bob:x", DeviceID: "PHONE"}, Through: 30}}
+	if !slices.Equal(store.acknowledged, want) {
+		t.Errorf("acknowledged was %+v, want %+v", store.acknowledged, want)
+	}
+}

@@ -1,0 +1,110 @@
+package host
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"testing"
+
+	synctypes "github.com/matrix-org/dendrite/syncapi/types"
+
+	"github.com/matrix-org/dendrite/todevicemodule/streams"
+	"github.com/matrix-org/dendrite/todevicemodule/types"
+)
+
+const testPublished = types.Position(1000)
+
+// clamp is Module.SinceForSync of a server whose last visible position is testPublished.
+func clamp(position types.Position) types.Position {
+	reader := &streams.Reader{Published: func() types.Position { return testPublished }}
+	return reader.Since(position)
+}
+
+func TestSinceWithin(t *testing.T) {
+	unchanged := []string{
+		"", "nonsense", "s", "sx", "s1_2_3_x", "s1_2_3_", "t5_7", "s0_0_0_9223372036854775808", // malformed
+		"s0_0_0_0_0_0_0_0_0", "s1_2_3_1000_5_6_7_8_9", "s1_2_3_999", "s5", "s478_0_0_1000_0_13.dl-0-2",
+		"s0_0_0_-4611686018427387904_0_0_0_0_0",
+	}
+	for _, since := range unchanged {
+		if got, changed := sinceWithin(since, clamp); changed || got != since {
+			t.Errorf("%q became %q, %v", since, got, changed)
+		}
+	}
+	for since, want := range map[string]string{
+		"s1_2_3_1001_5_6_7_8_9":               "s1_2_3_-4611686018427387904_5_6_7_8_9",
+		"s1_2_3_9223372036854775807":          "s1_2_3_-4611686018427387904_0_0_0_0_0",
+		"s1_2_3_-1_5_6_7_8_9":                 "s1_2_3_-4611686018427387904_5_6_7_8_9",
+		"s0_0_0_2000":                         "s0_0_0_-4611686018427387904_0_0_0_0_0",
+		"s478_0_0_2000_0_13.dl-0-2":           "s478_0_0_-4611686018427387904_0_13_0_0_0",
+		"s4611686018427387904_0_0_2000_0_0_0": "s4611686018427387904_0_0_-4611686018427387905_0_0_0_0_0",
+	} {
+		if got, changed := sinceWithin(since, clamp); !changed || got != want {
+			t.Errorf("%q became %q, %v, want %q", since, got, changed, want)
+		}
+	}
+}
+
+// FuzzSinceToken takes any since token.
+func FuzzSinceToken(f *testing.F) {
+	f.Fuzz(func(t *testing.T, since string) {
+		before, malformed := synctypes.NewStreamTokenFromString(since)
+		got, changed := sinceWithin(since, clamp)
+		if !changed && got != since {
+			t.Fatalf("%q is not changed, but became %q", since, got)
+		}
+		if malformed != nil {
+			if changed {
+				t.Fatalf("%q is malformed, but became %q", since, got)
+			}
+			return
+		}
+		after, err := synctypes.NewStreamTokenFromString(got)
+		if err != nil {
+			t.Fatalf("%q became %q: %v", since, got, err)
+		}
+		if after.SendToDevicePosition > synctypes.StreamPosition(testPublished) {
+			t.Errorf("%q is ahead of position %d", got, testPublished)
+		}
+		if position := types.Position(before.SendToDevicePosition); changed == (position >= 0 && position <= testPublished) && position != streams.BeforeAll {
+			t.Errorf("position %d of %q was changed: %v", position, since, changed)
+		}
+		if changed && after.SendToDevicePosition >= 0 {
+			t.Errorf("%q became %q, which does not stand before every message", since, got)
+		}
+		if after.IsEmpty() && !before.IsEmpty() {
+			t.Errorf("%q became %q, which the host takes for none", since, got)
+		}
+		after.SendToDevicePosition = before.SendToDevicePosition
+		if after != before {
+			t.Errorf("another position of %q changed: %q", since, got)
+		}
+		if again, changedAgain := sinceWithin(got, clamp); again != got && changedAgain {
+			t.Errorf("%q became %q, then %q", since, got, again)
+		}
+	})
+}
+
+func TestWithSinceKeepsTheRestOfTheRequest(t *testing.T) {
+	d := newTestHost(t, &fakeStore{})
+	const path = "/sync?filter=%7B%22a%22%3A1%7D&timeout=30000&since="
+	req := httptest.NewRequest(http.MethodGet, path+"s1_2_3_99999999999999999_5_6_7_8_9&full_state=true", nil)
+	original := req.URL.String()
+	got := d.withSince(req)
+	if since := got.URL.Query().Get("since"); since != "s1_2_3_-4611686018427387904_5_6_7_8_9" {
+		t.Errorf("since became %q", since)
+	}
+	query := got.URL.Query()
+	query.Del("since")
+	if query.Encode() != "filter=%7B%22a%22%3A1%7D&full_state=true&timeout=30000" || got.URL.Path != "/sync" || got.Method != http.MethodGet {
+		t.Errorf("the request became %s", got.URL)
+	}
+	if req.URL.String() != original {
+		t.Errorf("the client's request was changed to %s", req.URL)
+	}
+	for _, since := range []string{"s1_2_3_50", "", "malformed"} {
+		req = httptest.NewRequest(http.MethodGet, path+since, nil)
+		if d.withSince(req) != req {
+			t.Errorf("a request since %q was changed", since)
+		}
+	}
+}
