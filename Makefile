@@ -28,7 +28,7 @@ e2e: ## Run the end-to-end tests alone, against a server with the race detector
 
 .PHONY: fuzz
 fuzz: ## Run each fuzzer for FUZZTIME (60s)
-	@for f in $(FUZZERS); do go test -run '^$$' -fuzz "^$${f#*:}\$$" -fuzztime $(FUZZTIME) "$${f%:*}" || exit 1; done
+	@for f in $(FUZZERS); do go test -run '^$$' -fuzz "^$${f#*:}\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 50x "$${f%:*}" || exit 1; done
 
 .PHONY: bench
 bench: ## Run the benchmarks of the stores and the writer

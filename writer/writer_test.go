@@ -182,7 +182,14 @@ func TestTransactionIsStoredOnce(t *testing.T) {
 // Equals that wait in one batch are committed once, and all learn what became of the first.
 func TestConcurrentEqualsShareABatch(t *testing.T) {
 	testdb.Each(t, func(t *testing.T, open testdb.Open) {
-		f := start(t, open, nil)
+		var failed atomic.Int64
+		f := start(t, open, func(o *writer.Options) {
+			o.Observe = func(c writer.Commit) {
+				if c.Err != nil {
+					failed.Add(1)
+				}
+			}
+		})
 		release := f.holdNextCommit(t)
 		var group sync.WaitGroup
 		for range 5 {
@@ -196,6 +203,9 @@ func TestConcurrentEqualsShareABatch(t *testing.T) {
 		release()
 		group.Wait()
 		f.wantQueue(t, "first", "equal")
+		if failed.Load() != 0 {
+			t.Error("the equals were told apart by a failed commit only")
+		}
 	})
 }
 
