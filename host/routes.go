@@ -1,6 +1,7 @@
 package host
 
 import (
+	"context"
 	"net/http"
 
 	"github.com/gorilla/mux"
@@ -50,7 +51,29 @@ func (d *Dendrite) serveSync(req *http.Request, device *userapi.Device, pool *sy
 	if err := failed.failure(); err != nil {
 		return routing.ErrorResponse(err)
 	}
+	if response, ok := res.JSON.(*synctypes.Response); ok {
+		d.addKeyCounts(ctx, device, response)
+	}
 	return res
+}
+
+// addKeyCounts adds the counts of one-time keys to a response without them. The host leaves them out
+// of a /sync without since, and clients take that for no keys at all (client-server API, "Sync
+// extensions for end-to-end encryption").
+func (d *Dendrite) addKeyCounts(ctx context.Context, device *userapi.Device, response *synctypes.Response) {
+	if response.DeviceListsOTKCount != nil {
+		return
+	}
+	var res userapi.QueryOneTimeKeysResponse
+	err := d.userAPI.QueryOneTimeKeys(ctx, &userapi.QueryOneTimeKeysRequest{UserID: device.UserID, DeviceID: device.ID}, &res)
+	if err == nil && res.Error != nil {
+		err = res.Error
+	}
+	if err != nil {
+		d.log.WithError(err).WithField("user_id", device.UserID).Warn("to_device: counting one-time keys failed")
+		return
+	}
+	response.DeviceListsOTKCount = res.Count.KeyCount
 }
 
 // withSince replaces the to_device position of a since token that is ahead of everything this server

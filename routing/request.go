@@ -37,6 +37,8 @@ type Limits struct {
 // readBody reads the body up to the limit and not a byte further.
 func readBody(req *http.Request, limit int) ([]byte, *util.JSONResponse) {
 	over := tooLarge(fmt.Sprintf("The request is larger than %d bytes. Send it in several requests, each with fewer devices.", limit))
+	// Go's server reads on before it answers, unless the connection is to be closed.
+	over.Headers = map[string]string{"Connection": "close"}
 	if req.ContentLength > int64(limit) {
 		return nil, over
 	}
@@ -142,6 +144,7 @@ func serverOf(userID string) (string, bool) {
 	if len(userID) > maxUserIDBytes || strings.ContainsRune(userID, 0) || !strings.HasPrefix(userID, "@") {
 		return "", false
 	}
-	localpart, server, found := strings.Cut(userID[1:], ":")
-	return server, found && localpart != "" && server != ""
+	localpart, server, _ := strings.Cut(userID[1:], ":")
+	_, _, valid := spec.ParseAndValidateServerName(spec.ServerName(server))
+	return server, valid && localpart != ""
 }

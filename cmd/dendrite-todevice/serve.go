@@ -106,10 +106,19 @@ func serve(cfg *config.Dendrite, configPath string, flags serverFlags) error {
 
 	go base.SetupAndServeHTTP(processCtx, cfg, routers, httpAddr, nil, nil)
 	if flags.tls() {
-		go base.SetupAndServeHTTP(processCtx, cfg, routers, httpsAddr, flags.certFile, flags.keyFile)
+		go base.SetupAndServeHTTP(processCtx, cfg, separately(routers), httpsAddr, flags.certFile, flags.keyFile)
 	}
 	waitForShutdown(processCtx, toDevice)
 	return nil
+}
+
+// separately returns the same routes for a second listener. The host adds routes of its own to two of
+// the routers for each listener, at the same time and while the first one serves.
+func separately(routers httputil.Routers) httputil.Routers {
+	own := httputil.NewRouters()
+	own.DendriteAdmin.PathPrefix("/").Handler(routers.DendriteAdmin)
+	routers.DendriteAdmin, routers.Static = own.DendriteAdmin, own.Static
+	return routers
 }
 
 func verify(cfg *config.Dendrite) error {
