@@ -26,7 +26,8 @@ const (
 	startDeadline = 2 * time.Minute
 	stopDeadline  = time.Minute
 
-	raceExitCode = 66
+	raceExitCode  = 66
+	raceSeparator = "=================="
 )
 
 // transport is used by every client. The limits of the default one would make a load of many
@@ -336,16 +337,27 @@ func (s *Server) report(t *testing.T, from int64) {
 	}
 }
 
-// races returns what the race detector wrote.
+// races returns what the race detector reported.
 func (s *Server) races() string {
 	var out strings.Builder
 	files, _ := filepath.Glob(s.path("race.*"))
 	for _, file := range files {
 		data, _ := os.ReadFile(file)
-		out.Write(data)
+		for report := range strings.SplitSeq(string(data), raceSeparator) {
+			if strings.TrimSpace(report) != "" && !hostRace(report) {
+				out.WriteString(report)
+			}
+		}
 		_ = os.Remove(file)
 	}
 	return out.String()
+}
+
+// hostRace tells a race that unmodified Dendrite has: with TLS it starts two listeners at once,
+// and each adds the same routes to the same routers. Nothing of the module runs there.
+func hostRace(report string) bool {
+	accesses, _, _ := strings.Cut(report, "created at:")
+	return strings.Contains(accesses, "dendrite/setup/base.SetupAndServeHTTP()")
 }
 
 func (s *Server) logSize() int64 {
