@@ -61,7 +61,7 @@ func (d *Dendrite) serveSync(req *http.Request, device *userapi.Device, pool *sy
 // of a /sync without since, and clients take that for no keys at all (client-server API, "Sync
 // extensions for end-to-end encryption").
 func (d *Dendrite) addKeyCounts(ctx context.Context, device *userapi.Device, response *synctypes.Response) {
-	if response.DeviceListsOTKCount != nil {
+	if len(response.DeviceListsOTKCount) > 0 {
 		return
 	}
 	var res userapi.QueryOneTimeKeysResponse
