@@ -21,9 +21,19 @@ func main() {
 		return
 	}
 	flags := addServerFlags(flag.CommandLine)
+	flag.Usage = usage
 	cfg := setup.ParseFlags(true)
 	configPath := flag.Lookup("config").Value.String()
 	if err := serve(cfg, configPath, flags); err != nil {
 		logrus.WithError(err).Fatal("Failed to start")
 	}
+}
+
+func usage() {
+	fmt.Fprintln(flag.CommandLine.Output(), `Usage:
+  dendrite-todevice [flags]              run the server
+  dendrite-todevice quickstart [flags]   set up a server to try it on; -h tells more
+
+Flags of the server:`)
+	flag.PrintDefaults()
 }
