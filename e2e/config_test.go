@@ -99,6 +99,9 @@ func TestSecondServerOnOneDatabase(t *testing.T) {
 		if !strings.Contains(output, "to_device") || !strings.Contains(output, "another process") {
 			t.Errorf("the error does not say that another server uses the database:\n%s", output)
 		}
+		if strings.Contains(output, "PerformDeviceCreation") {
+			t.Errorf("the server wrote to the database before it refused to start:\n%s", output)
+		}
 		sendNumbered(t, alice, bob, 1, 2)
 		events, since := bob.Receive(t, "", 2)
 		wantNumbers(t, numbers(t, events), 0, 2)

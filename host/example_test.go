@@ -33,14 +33,14 @@ func Example() {
 	if err != nil {
 		logrus.WithError(err).Fatal("to_device has faults")
 	}
-	toDevice, err := host.New(cfg, section, cm, prometheus.DefaultRegisterer)
-	if err != nil {
-		logrus.WithError(err).Fatal("to_device can't be set up")
+	toDevice, err := host.Start(processCtx, cfg, section, cm, prometheus.DefaultRegisterer)
+	if err != nil { // before the components of the host are made
+		logrus.WithError(err).Fatal("to_device can't be started")
 	}
 	monolith.UserAPI = toDevice.WrapUserAPI(hostUserAPI) // and hand this one to everything that takes a user API
 	err = toDevice.AddAllPublicRoutes(&monolith, processCtx, cfg, routers, cm, &natsInstance, caches, caching.EnableMetrics)
 	if err != nil { // in the place of monolith.AddAllPublicRoutes
-		logrus.WithError(err).Fatal("to_device can't be started")
+		logrus.WithError(err).Fatal("the routes can't be added")
 	}
 	// On a signal, before processCtx.ShutdownDendrite():
 	toDevice.Stop()

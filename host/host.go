@@ -31,10 +31,9 @@ const stopTimeout = 10 * time.Second
 // Dendrite is the module in one Dendrite process. While the module is not enabled all of its
 // methods leave the host as it is.
 type Dendrite struct {
-	config  *config.Dendrite
-	section todevicemodule.Config
-	cm      *sqlutil.Connections
-	log     *logrus.Entry
+	config *config.Dendrite
+	cm     *sqlutil.Connections
+	log    *logrus.Entry
 
 	module   *todevicemodule.Module // nil unless enabled
 	userAPI  userapi.UserInternalAPI
@@ -51,10 +50,12 @@ func ReadConfig(dendriteYAML string) (todevicemodule.Config, error) {
 	return todevicemodule.ParseConfig(content)
 }
 
-// New prepares the module; unless section.Enabled it prepares nothing. The metrics go to
-// registerer, or nowhere if it is nil.
-func New(cfg *config.Dendrite, section todevicemodule.Config, cm *sqlutil.Connections, registerer prometheus.Registerer) (*Dendrite, error) {
-	d := &Dendrite{config: cfg, section: section, cm: cm, log: logrus.WithField("component", "to_device")}
+// Start starts the module, unless section.Enabled is false, and has it stopped with the process. It comes
+// before the host's components: a second server on the database is to end before it has written
+// anything. It returns storage.ErrLocked for that one. The metrics go to registerer, or nowhere
+// if it is nil.
+func Start(processContext *process.ProcessContext, cfg *config.Dendrite, section todevicemodule.Config, cm *sqlutil.Connections, registerer prometheus.Registerer) (*Dendrite, error) {
+	d := &Dendrite{config: cfg, cm: cm, log: logrus.WithField("component", "to_device")}
 	if !section.Enabled {
 		return d, nil
 	}
@@ -62,22 +63,17 @@ func New(cfg *config.Dendrite, section todevicemodule.Config, cm *sqlutil.Connec
 	if err != nil {
 		return nil, err
 	}
-	d.module = module
-	return d, nil
-}
-
-// start starts the module and has it stopped with the process.
-func (d *Dendrite) start(processContext *process.ProcessContext) error {
-	if err := d.module.Start(processContext.Context()); err != nil {
-		return err
+	if err = module.Start(processContext.Context()); err != nil {
+		return nil, err
 	}
+	d.module = module
 	processContext.ComponentStarted()
 	go func() {
 		<-processContext.WaitForShutdown()
 		d.Stop()
 		processContext.ComponentFinished()
 	}()
-	return nil
+	return d, nil
 }
 
 // Stop stores what was taken and stops the module. The host closes its databases when its process

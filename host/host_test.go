@@ -12,6 +12,7 @@ import (
 	"github.com/matrix-org/dendrite/internal/httputil"
 	"github.com/matrix-org/dendrite/setup"
 	"github.com/matrix-org/dendrite/setup/config"
+	"github.com/matrix-org/dendrite/setup/process"
 	"github.com/sirupsen/logrus"
 
 	"github.com/matrix-org/dendrite/todevicemodule"
@@ -85,13 +86,13 @@ func newTestHost(t *testing.T, store *fakeStore) *Dendrite {
 	if err = module.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	d := &Dendrite{config: &config.Dendrite{}, section: section, log: quietLog(), module: module}
+	d := &Dendrite{config: &config.Dendrite{}, log: quietLog(), module: module}
 	t.Cleanup(d.Stop)
 	return d
 }
 
 func TestDisabledModuleLeavesTheHostAlone(t *testing.T) {
-	d, err := New(&config.Dendrite{}, todevicemodule.DefaultConfig(), nil, nil)
+	d, err := Start(process.NewProcessContext(), &config.Dendrite{}, todevicemodule.DefaultConfig(), nil, nil)
 	if err != nil || d.module != nil {
 		t.Fatalf("the module is %v, the error %v", d.module, err)
 	}

@@ -18,8 +18,8 @@ import (
 	userapi "github.com/matrix-org/dendrite/userapi/api"
 )
 
-// AddAllPublicRoutes takes the place of Monolith.AddAllPublicRoutes: it starts the module, and adds
-// the module's routes and then the host's. The monolith's user API must come from WrapUserAPI.
+// AddAllPublicRoutes takes the place of Monolith.AddAllPublicRoutes: it adds the module's routes and
+// then the host's. The monolith's user API must come from WrapUserAPI.
 // While the module is not enabled it is the monolith's own method.
 func (d *Dendrite) AddAllPublicRoutes(
 	m *setup.Monolith,
@@ -37,9 +37,6 @@ func (d *Dendrite) AddAllPublicRoutes(
 	}
 	if _, watched := m.UserAPI.(*watchedUserAPI); !watched {
 		return fmt.Errorf("the monolith's user API is not the one that WrapUserAPI returned")
-	}
-	if err := d.start(processContext); err != nil {
-		return err
 	}
 	d.addSendToDeviceRoute(routers.Client)
 

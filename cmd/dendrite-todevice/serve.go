@@ -43,6 +43,9 @@ func serve(cfg *config.Dendrite, configPath string, flags serverFlags) error {
 	}
 
 	processCtx := process.NewProcessContext()
+	// The host's components count themselves in from goroutines of their own, some of them only while
+	// waitForShutdown waits for the count; with one that is counted before they start, that is no race.
+	processCtx.ComponentStarted()
 	internal.SetupStdLogging()
 	internal.SetupHookLogging(cfg.Logging)
 	internal.SetupPprof()
@@ -63,7 +66,7 @@ func serve(cfg *config.Dendrite, configPath string, flags serverFlags) error {
 	dnsCache := newDNSCache(cfg)
 	federationClient := base.CreateFederationClient(cfg, dnsCache)
 	cm := sqlutil.NewConnectionManager(processCtx, cfg.Global.DatabaseOptions)
-	toDevice, err := host.New(cfg, section, cm, prometheus.DefaultRegisterer)
+	toDevice, err := host.Start(processCtx, cfg, section, cm, prometheus.DefaultRegisterer)
 	if err != nil {
 		return err
 	}
@@ -189,6 +192,7 @@ func waitForShutdown(processCtx *process.ProcessContext, toDevice *host.Dendrite
 	logrus.Warn("Shutdown signal received")
 	toDevice.Stop()
 	processCtx.ShutdownDendrite()
+	processCtx.ComponentFinished() // of serve itself
 	processCtx.WaitForComponentsToFinish()
 	logrus.Warn("Dendrite is exiting now")
 }
