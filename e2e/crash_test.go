@@ -1,6 +1,10 @@
 package e2e
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/matrix-org/dendrite/todevicemodule/internal/pgtest"
+)
 
 // Killed four times while eight devices send to four: nothing that was answered with 200 is
 // lost, nothing comes twice or out of order, although the clients repeat what had no answer.
@@ -71,4 +75,39 @@ func TestStopWithWaitingSync(t *testing.T) {
 		wantNumbers(t, numbers(t, events), 0, 1)
 		bob.Settle(t, since)
 	})
+}
+
+// The database killed three times under the same load, in the midst of commits: what became of each is
+// found out, never guessed.
+func TestDatabaseKilledUnderLoad(t *testing.T) {
+	pg, err := pgtest.Start()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := pg.Remove(); err != nil {
+			t.Error(err)
+		}
+	})
+	s := StartServer(t, Postgres, Options{Postgres: pg.URL})
+	load := NewLoad(t, s, 8, 4)
+	figures := load.Run(t, func() {
+		for range 3 {
+			load.Progress(t, 600)
+			if err := pg.Kill(); err != nil {
+				t.Error(err)
+			}
+			if err := pg.Run(); err != nil {
+				t.Error(err)
+			}
+		}
+		load.Progress(t, 600)
+	})
+	t.Log(figures)
+	if !figures.Good() {
+		t.Errorf("after three kills of the database: %s", figures)
+	}
+	if figures.Retried == 0 {
+		t.Error("no request was repeated: the kills met no load")
+	}
 }
