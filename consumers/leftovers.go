@@ -97,5 +97,8 @@ func (e *Entry) check() error {
 	if err := json.Unmarshal(e.Content, &content); err != nil || content == nil || !utf8.Valid(e.Content) {
 		return errors.New("the content is not a JSON object")
 	}
+	if depth := types.Depth(e.Content); depth > types.MaxContentDepth {
+		return fmt.Errorf("the content is nested %d levels deep, more than %d", depth, types.MaxContentDepth)
+	}
 	return nil
 }

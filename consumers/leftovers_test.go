@@ -76,18 +76,21 @@ func TestEntryForAnotherServerIsPassedOver(t *testing.T) {
 
 func TestEntryThatCanNeverBeStoredIsDroppedAndLogged(t *testing.T) {
 	for name, damage := range map[string]func(*consumers.Entry){
-		"user ID with NUL":         func(e *consumers.Entry) { e.UserID = "@b\x00b:here:8448" },
-		"user ID too long":         func(e *consumers.Entry) { e.UserID = "@" + strings.Repeat("b", 255) + ":here:8448" },
-		"device ID not UTF-8":      func(e *consumers.Entry) { e.DeviceID = "\xff" },
-		"device ID too long":       func(e *consumers.Entry) { e.DeviceID = strings.Repeat("D", 256) },
-		"sender with NUL":          func(e *consumers.Entry) { e.Sender = "@carol\x00:there" },
-		"type not UTF-8":           func(e *consumers.Entry) { e.Type = "\xc3(" },
-		"type too long":            func(e *consumers.Entry) { e.Type = strings.Repeat("t", 256) },
-		"no content":               func(e *consumers.Entry) { e.Content = nil },
-		"content null":             func(e *consumers.Entry) { e.Content = json.RawMessage(`null`) },
-		"content an array":         func(e *consumers.Entry) { e.Content = json.RawMessage(`["the secret content"]`) },
-		"content broken":           func(e *consumers.Entry) { e.Content = json.RawMessage(`{"k":"the secret content"`) },
-		"content not UTF-8":        func(e *consumers.Entry) { e.Content = json.RawMessage("{\"the secret content\":\"\xff\"}") },
+		"user ID with NUL":    func(e *consumers.Entry) { e.UserID = "@b\x00b:here:8448" },
+		"user ID too long":    func(e *consumers.Entry) { e.UserID = "@" + strings.Repeat("b", 255) + ":here:8448" },
+		"device ID not UTF-8": func(e *consumers.Entry) { e.DeviceID = "\xff" },
+		"device ID too long":  func(e *consumers.Entry) { e.DeviceID = strings.Repeat("D", 256) },
+		"sender with NUL":     func(e *consumers.Entry) { e.Sender = "@carol\x00:there" },
+		"type not UTF-8":      func(e *consumers.Entry) { e.Type = "\xc3(" },
+		"type too long":       func(e *consumers.Entry) { e.Type = strings.Repeat("t", 256) },
+		"no content":          func(e *consumers.Entry) { e.Content = nil },
+		"content null":        func(e *consumers.Entry) { e.Content = json.RawMessage(`null`) },
+		"content an array":    func(e *consumers.Entry) { e.Content = json.RawMessage(`["the secret content"]`) },
+		"content broken":      func(e *consumers.Entry) { e.Content = json.RawMessage(`{"k":"the secret content"`) },
+		"content not UTF-8":   func(e *consumers.Entry) { e.Content = json.RawMessage("{\"the secret content\":\"\xff\"}") },
+		"content nested too deep": func(e *consumers.Entry) {
+			e.Content = json.RawMessage(strings.Repeat(`{"a":`, 101) + "1" + strings.Repeat("}", 101))
+		},
 		"content with more behind": func(e *consumers.Entry) { e.Content = json.RawMessage(`{} {}`) },
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -27,7 +27,7 @@ func TestContentArrivesAsSent(t *testing.T) {
 		`{"html":"<script>&amp;'</script>","url":"https://example.org/?a=b&c=<d>"}`,
 		`{ "space" : [ 1 , 2 ] , "b" : true }`,
 		`{"sender":"@mallory:localhost","type":"m.other","content":{"content":{}},"message_id":"x"}`,
-		`{"n":{"n":{"n":{"n":{"n":{"n":{"n":{"n":{}}}}}}}}}`,
+		nested(100),
 	}
 	onBoth(t, func(t *testing.T, b Backend) {
 		s := SharedServer(t, b)
@@ -46,6 +46,11 @@ func TestContentArrivesAsSent(t *testing.T) {
 			}
 		}
 	})
+}
+
+// nested returns an object with a number of levels.
+func nested(levels int) string {
+	return strings.Repeat(`{"n":`, levels) + "0" + strings.Repeat("}", levels)
 }
 
 // Each recipient of one request gets its own content.

@@ -49,6 +49,9 @@ func TestRejectedBodies(t *testing.T) {
 			{"user's part is null", with(fmt.Sprintf(`%q:null`, user)), 400, "M_BAD_JSON", []string{user}},
 			{"content is an array", with(fmt.Sprintf(`%q:{%q:[{"a":1}]}`, user, device)), 400, "M_BAD_JSON", []string{user, device}},
 			{"content is a string", with(fmt.Sprintf(`%q:{%q:"a"}`, user, device)), 400, "M_BAD_JSON", []string{user, device}},
+			{"content is nested too deep", with(fmt.Sprintf(`%q:{%q:%s}`, user, device, nested(101))), 400, "M_BAD_JSON", []string{user, device}},
+			// The encoder of a /sync response gives up just above this.
+			{"content is nested too deep to send", with(fmt.Sprintf(`%q:{%q:%s}`, user, device, nested(9997))), 400, "M_BAD_JSON", []string{user, device}},
 			{"content is null", with(fmt.Sprintf(`%q:{%q:null}`, user, device)), 400, "M_BAD_JSON", []string{user, device}},
 			{"content is a number", with(fmt.Sprintf(`%q:{"*":1}`, user)), 400, "M_BAD_JSON", []string{user, "*"}},
 			{"no messages", `{}`, 400, "M_MISSING_PARAM", []string{"messages"}},

@@ -99,6 +99,10 @@ func checkContent(userID, deviceID string, content json.RawMessage, limit int) *
 	if !isObject(content) {
 		return badJSON(fmt.Sprintf("messages[%q][%q] must be an object.", quote(userID), quote(deviceID)))
 	}
+	if depth := types.Depth(content); depth > types.MaxContentDepth {
+		return badJSON(fmt.Sprintf("messages[%q][%q] is nested %d levels deep; a message may be %d.",
+			quote(userID), quote(deviceID), depth, types.MaxContentDepth))
+	}
 	// Canonical JSON is never longer than what it was made from.
 	if len(content) <= limit {
 		return nil

@@ -380,13 +380,18 @@ func TestDeepJSON(t *testing.T) {
 	}
 	body := func(content string) string { return `{"messages":{"@bob:here":{"D":` + content + `}}}` }
 
-	t.Run("deep", func(t *testing.T) {
+	t.Run("as deep as may be", func(t *testing.T) {
 		route, sender := newRoute(usualLimits)
-		content := nested(5000, "1")
+		content := nested(types.MaxContentDepth, "1")
 		wantOK(t, handle(route, body(content)))
 		if sender.contents(t)["@bob:here/D"] != content {
 			t.Error("the content was changed")
 		}
+	})
+	t.Run("a level too deep", func(t *testing.T) {
+		route, sender := newRoute(usualLimits)
+		content := nested(types.MaxContentDepth+1, "1")
+		wantRefusal(t, handle(route, body(content)), sender, http.StatusBadRequest, spec.ErrorBadJSON, `"@bob:here"`, `"D"`)
 	})
 	t.Run("too deep to parse", func(t *testing.T) {
 		route, sender := newRoute(usualLimits)
@@ -395,7 +400,7 @@ func TestDeepJSON(t *testing.T) {
 	// Sorting the keys of such a content copies it once for each level.
 	t.Run("deep and large", func(t *testing.T) {
 		route, sender := newRoute(usualLimits)
-		request := body(nested(9000, `"`+strings.Repeat("x", 100_000)+`"`))
+		request := body(nested(types.MaxContentDepth, `"`+strings.Repeat("x", 100_000)+`"`))
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
 		res := handle(route, request)

@@ -1,0 +1,23 @@
+package types
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestDepth(t *testing.T) {
+	for json, want := range map[string]int{
+		`1`:                        0,
+		`"{[{["`:                   0,
+		`{}`:                       1,
+		`{"a":1,"b":"}"}`:          1,
+		`{"a":"\"{","b":{"c":[]}}`: 3,
+		`{"a":"\\","b":{}}`:        2,
+		`[[],[[]],{}]`:             3,
+		strings.Repeat(`{"a":`, 500) + `1` + strings.Repeat(`}`, 500): 500,
+	} {
+		if got := Depth([]byte(json)); got != want {
+			t.Errorf("%.40s: depth %d, want %d", json, got, want)
+		}
+	}
+}
