@@ -116,7 +116,7 @@ func TestReadmeCommandsExist(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, command := range regexp.MustCompile("(?m)(?:^|`)make ([a-z-]+)").FindAllStringSubmatch(readme(t), -1) {
+	for _, command := range regexp.MustCompile("(?m)(?:^|`)make ([a-z0-9-]+)").FindAllStringSubmatch(readme(t), -1) {
 		if command[1] != "help" && !regexp.MustCompile(`(?m)^`+command[1]+` `).Match(help) {
 			t.Errorf("the README names make %s, which is not in make help", command[1])
 		}
