@@ -41,6 +41,21 @@ func onEach(t *testing.T, test func(t *testing.T, b Backend)) {
 	}
 }
 
+// ownPostgres starts a PostgreSQL that the test may stop and kill.
+func ownPostgres(t *testing.T) *pgtest.Server {
+	t.Helper()
+	pg, err := pgtest.Start()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := pg.Remove(); err != nil {
+			t.Error(err)
+		}
+	})
+	return pg
+}
+
 var sharedDatabases atomic.Int64
 
 // createDatabase makes a PostgreSQL database which outlives a single test. pgtest.NewDatabase

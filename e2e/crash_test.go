@@ -1,10 +1,6 @@
 package e2e
 
-import (
-	"testing"
-
-	"github.com/matrix-org/dendrite/todevicemodule/internal/pgtest"
-)
+import "testing"
 
 // Killed four times while eight devices send to four: nothing that was answered with 200 is
 // lost, nothing comes twice or out of order, although the clients repeat what had no answer.
@@ -80,15 +76,7 @@ func TestStopWithWaitingSync(t *testing.T) {
 // The database killed three times under the same load, in the midst of commits: what became of each is
 // found out, never guessed.
 func TestDatabaseKilledUnderLoad(t *testing.T) {
-	pg, err := pgtest.Start()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := pg.Remove(); err != nil {
-			t.Error(err)
-		}
-	})
+	pg := ownPostgres(t)
 	s := StartServer(t, Postgres, Options{Postgres: pg.URL})
 	load := NewLoad(t, s, 8, 4)
 	figures := load.Run(t, func() {

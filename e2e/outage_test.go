@@ -8,8 +8,6 @@ import (
 	"sync"
 	"testing"
 	"time"
-
-	"github.com/matrix-org/dendrite/todevicemodule/internal/pgtest"
 )
 
 // The servers of these tests wait this long for their database, and answer well within
@@ -27,15 +25,7 @@ func TestDatabaseAway(t *testing.T) {
 		var takeAway, bringBack func()
 		switch b {
 		case Postgres:
-			pg, err := pgtest.Start()
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() {
-				if err := pg.Remove(); err != nil {
-					t.Error(err)
-				}
-			})
+			pg := ownPostgres(t)
 			s = StartServer(t, b, withTimeout(Options{Postgres: pg.URL}))
 			takeAway, bringBack = must(t, pg.Stop), must(t, pg.Run)
 		case SQLite:

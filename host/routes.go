@@ -51,19 +51,16 @@ func (d *Dendrite) serveSync(req *http.Request, device *userapi.Device, pool *sy
 	if err := failed.failure(); err != nil {
 		return routing.ErrorResponse(err)
 	}
-	if response, ok := res.JSON.(*synctypes.Response); ok {
+	if response, ok := res.JSON.(*synctypes.Response); ok && req.URL.Query().Get("since") == "" {
 		d.addKeyCounts(ctx, device, response)
 	}
 	return res
 }
 
-// addKeyCounts adds the counts of one-time keys to a response without them. The host leaves them out
-// of a /sync without since, and clients take that for no keys at all (client-server API, "Sync
+// addKeyCounts adds the counts of one-time keys to the response of a /sync without since. The host
+// leaves them out there alone, and clients take that for no keys at all (client-server API, "Sync
 // extensions for end-to-end encryption").
 func (d *Dendrite) addKeyCounts(ctx context.Context, device *userapi.Device, response *synctypes.Response) {
-	if len(response.DeviceListsOTKCount) > 0 {
-		return
-	}
 	var res userapi.QueryOneTimeKeysResponse
 	err := d.userAPI.QueryOneTimeKeys(ctx, &userapi.QueryOneTimeKeysRequest{UserID: device.UserID, DeviceID: device.ID}, &res)
 	if err == nil && res.Error != nil {

@@ -29,7 +29,7 @@ func (w *Writer) process(requests []*request) {
 		}
 		w.Log.WithError(err).WithField("requests", len(requests)).Warn("to_device: storing messages failed, trying again")
 		if !w.sleep(pause) {
-			answerAll(requests, fmt.Errorf("%w: %w: %w", ErrUnavailable, ErrStopped, err))
+			answerAll(requests, fmt.Errorf("%w: the server is stopping: %w", ErrUnavailable, err))
 			return
 		}
 	}
@@ -193,8 +193,9 @@ func (w *Writer) newBatch(requests []*request) storage.Batch {
 	return batch
 }
 
-// commit returns nil if the batch is stored. Whatever the error, it is then known that the batch
-// is not stored and never will be.
+// commit returns nil if the batch is stored. After an error it is known that the batch is not stored and
+// never will be, unless the writer had to give up: then nothing is known, and the error is
+// ErrUnavailable.
 func (w *Writer) commit(requests []*request, batch storage.Batch) error {
 	ctx, cancel := context.WithTimeout(w.running, w.AttemptTimeout)
 	defer cancel()
@@ -231,7 +232,7 @@ func (w *Writer) settle(batch storage.Batch, cause error) error {
 		}
 		w.Log.WithError(err).Warn("to_device: asking the database what became of a commit failed, trying again")
 		if !w.sleep(pause) {
-			return fmt.Errorf("%w: %w: %w", ErrUnavailable, ErrStopped, err)
+			return fmt.Errorf("%w: the server is stopping: %w", ErrUnavailable, err)
 		}
 	}
 }
