@@ -57,10 +57,49 @@ type Copy struct {
 	Content []byte // a JSON object
 }
 
-// Transaction is the record that a client's request was carried out.
+// Transaction is the record that a client's request, an EDU or an entry of the host's stream was
+// carried out.
 type Transaction struct {
 	types.TransactionKey
-	StoredAt time.Time
+	// ExpiresAt is when the record may be forgotten.
+	ExpiresAt time.Time
+}
+
+// EDU is one m.direct_to_device EDU that waits for another server (server-server API,
+// "Send-to-device messaging").
+type EDU struct {
+	// Destination is the name of the server that it is for.
+	Destination string
+	// Position orders the EDUs for one destination. No two of them share it.
+	Position types.Position
+	// Origin is the local server name that it is sent from: the sender's.
+	Origin string
+	// MessageID is the message_id inside of Content, for whoever looks at the row.
+	MessageID string
+	// Content is the EDU's content, canonical JSON.
+	Content []byte
+}
+
+// Refusal is an EDU that its destination refused, out of the line of those that wait.
+type Refusal struct {
+	EDU
+	// Attempts is how often it was refused.
+	Attempts int
+	// RetryAt is when it is to be sent again, to the microsecond; the zero time means never: it was set
+	// aside.
+	RetryAt time.Time
+	// Answer is what the destination answered last. It may be anything: its first 1,024 bytes are kept, and
+	// what is no text in them is replaced.
+	Answer string
+}
+
+// Destination is a server for which EDUs are kept.
+type Destination struct {
+	Name string
+	// Waiting says that EDUs wait in line.
+	Waiting bool
+	// RetryAt is when the first refused EDU is to be sent again; the zero time means none is.
+	RetryAt time.Time
 }
 
 // Batch is what one commit stores: all of it or nothing.
@@ -70,10 +109,12 @@ type Batch struct {
 	// Previous is the position that the last commit, or Claim, left behind.
 	Previous types.Position
 	// Last is the position this commit leaves behind, larger than Previous and at least as large as
-	// every position in Deliveries.
+	// every position in Deliveries and EDUs.
 	Last types.Position
 	// Deliveries may be empty, in which case the commit stores the transactions alone.
 	Deliveries []Delivery
+	// EDUs are added to the lines of their destinations.
+	EDUs []EDU
 	// Transactions must not be stored yet: Stored tells.
 	Transactions []Transaction
 }
@@ -125,11 +166,12 @@ type Store interface {
 
 	// Commit stores the batch in one transaction and durably, or returns an error. It returns
 	// ErrFenced, having stored nothing, unless the position record is {Writer, Previous}. An error
-	// that is neither ErrFenced nor transient means that this batch can never be stored: a message or
-	// transaction is there already, an ID is longer than MaxKeyBytes, or text is not UTF-8 or holds NUL.
+	// that is neither ErrFenced nor transient means that this batch can never be stored: a message, EDU or
+	// transaction is there already, an ID is longer than MaxKeyBytes, a destination is empty or longer than
+	// 255 bytes, or text is not UTF-8 or holds NUL.
 	Commit(ctx context.Context, batch Batch) error
 
-	// Stored returns those of the keys that have a transaction record. Absence is no error.
+	// Stored returns those of the keys that have a transaction record, expired or not. Absence is no error.
 	Stored(ctx context.Context, keys []types.TransactionKey) (map[types.TransactionKey]struct{}, error)
 
 	// Messages returns the first limit messages of a device with after < position <= through, by
@@ -142,7 +184,36 @@ type Store interface {
 	// several for one device the furthest counts.
 	Acknowledge(ctx context.Context, acknowledgements []Acknowledgement, limit int) (unfinished []Acknowledgement, err error)
 
-	// ForgetTransactions deletes at most limit transaction records stored before the given time and
-	// returns how many.
+	// ForgetTransactions deletes at most limit transaction records that expire before the given time,
+	// the first to expire first, and returns how many.
 	ForgetTransactions(ctx context.Context, before time.Time, limit int) (int, error)
+
+	Outbox
+}
+
+// Outbox keeps the EDUs for other servers: of each server a line of those that wait, and beside it those
+// that it refused. Its methods may be called at any time from any goroutine.
+type Outbox interface {
+	// Destinations returns the servers for which EDUs wait in line or are to be sent again, in any
+	// order. A server of which all EDUs were set aside is none of them.
+	Destinations(ctx context.Context) ([]Destination, error)
+
+	// Waiting returns the first EDUs in a destination's line with after < position <= through, by position:
+	// at most limit, and only so many that their contents have at most maxBytes bytes together, but one
+	// at least if there is any. An empty line and an unknown destination return none and no error.
+	Waiting(ctx context.Context, destination string, after, through types.Position, limit, maxBytes int) ([]EDU, error)
+
+	// Sent deletes the EDUs in a destination's line up to and including through. Absence is no error.
+	Sent(ctx context.Context, destination string, through types.Position) error
+
+	// Refuse keeps an EDU beside its destination's line, in the place of what was kept under its
+	// position, and takes it out of the line, in one transaction.
+	Refuse(ctx context.Context, refusal Refusal) error
+
+	// Refused returns the first refused EDUs of a destination that are to be sent again by the given time,
+	// by RetryAt and position, at most limit. Those set aside are none of them.
+	Refused(ctx context.Context, destination string, by time.Time, limit int) ([]Refusal, error)
+
+	// Accepted deletes a refused EDU. Absence is no error.
+	Accepted(ctx context.Context, destination string, position types.Position) error
 }

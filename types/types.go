@@ -30,7 +30,8 @@ type Message struct {
 }
 
 // TransactionKey names one client request for ever: the scope of a transaction ID is the
-// device, not its access token (client-server API v1.7, "Transaction identifiers").
+// device, not its access token (client-server API v1.7, "Transaction identifiers"). What reaches the
+// server otherwise has keys that no client request can have, since their UserID is no user ID.
 type TransactionKey struct {
 	Device
 	EventType     string

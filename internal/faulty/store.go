@@ -124,8 +124,8 @@ func (s *Store) LoseAnswer(n int) {
 	})
 }
 
-// Refuse fails every commit that has a message of the type, for good.
-func (s *Store) Refuse(eventType string) {
+// RefuseType fails every commit that has a message of the type, for good.
+func (s *Store) RefuseType(eventType string) {
 	s.OnCommit(func(ctx context.Context, batch storage.Batch, real Commit) error {
 		for _, d := range batch.Deliveries {
 			if d.Type == eventType {

@@ -10,6 +10,7 @@ import (
 	"github.com/matrix-org/dendrite/todevicemodule/internal/pgtest"
 	"github.com/matrix-org/dendrite/todevicemodule/storage"
 	"github.com/matrix-org/dendrite/todevicemodule/storage/postgres"
+	"github.com/matrix-org/dendrite/todevicemodule/storage/storagetest"
 	"github.com/matrix-org/dendrite/todevicemodule/types"
 )
 
@@ -98,6 +99,9 @@ func wantAllTransient(t *testing.T, store storage.Store, lock storage.Lock, last
 	wantTransient(t, err)
 	_, err = store.Claim(ctx, "second", 0)
 	wantTransient(t, err)
+	for _, err := range storagetest.OutboxErrors(ctx, store) {
+		wantTransient(t, err)
+	}
 	wantTransient(t, store.Migrate(ctx))
 	_, err = store.Lock(ctx)
 	wantTransient(t, err)

@@ -1,5 +1,8 @@
 package postgres
 
+// Migrations are the SQL files.
+var Migrations = migrations
+
 // The statements whose plans the tests look at.
 const (
 	MessagesStatement       = messages
@@ -7,4 +10,10 @@ const (
 	StoredStatement         = stored
 	ForgetStatement         = forget
 	AcknowledgeStatement    = acknowledge
+	DestinationsStatement   = destinations
+	WaitingStatement        = waiting
+	SentStatement           = sent
+	LeaveStatement          = leave
+	RefusedStatement        = refused
+	AcceptedStatement       = accepted
 )

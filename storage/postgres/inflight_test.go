@@ -42,7 +42,7 @@ func batch(previous types.Position) storage.Batch {
 		}},
 		Transactions: []storage.Transaction{{
 			TransactionKey: types.TransactionKey{Device: device, EventType: "m.a", TransactionID: "1"},
-			StoredAt:       time.Now(),
+			ExpiresAt:      time.Now(),
 		}},
 	}
 }
@@ -63,18 +63,27 @@ func begin(t *testing.T, db *sql.DB, statement string, args ...any) *sql.Tx {
 // waitForWaiter returns once a session waits for a lock in the test's schema.
 func waitForWaiter(t *testing.T, db *sql.DB, like string) {
 	t.Helper()
+	waitForSessions(t, db, `wait_event_type = 'Lock' AND query LIKE $1`, func(n int) bool { return n > 0 }, like)
+}
+
+// waitForSessions returns once there are enough sessions, of those that have locks in the test's schema,
+// for which the condition is true.
+func waitForSessions(t *testing.T, db *sql.DB, condition string, enough func(int) bool, args ...any) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), waitLimit)
 	defer cancel()
-	for waiting := 0; waiting == 0; {
+	for done := false; !done; {
+		var n int
 		err := db.QueryRowContext(ctx, `
 			SELECT count(*) FROM pg_stat_activity
-			WHERE wait_event_type = 'Lock' AND pid <> pg_backend_pid() AND query LIKE $1
+			WHERE `+condition+` AND pid <> pg_backend_pid()
 				AND EXISTS (SELECT FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
 					WHERE l.pid = pg_stat_activity.pid AND c.relnamespace = current_schema()::regnamespace)`,
-			like).Scan(&waiting)
+			args...).Scan(&n)
 		if err != nil {
 			t.Fatal(err)
 		}
+		done = enough(n)
 	}
 }
 

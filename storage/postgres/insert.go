@@ -31,28 +31,36 @@ func (dialect) InsertMessages(ctx context.Context, tx *sql.Tx, deliveries []stor
 	return chunk.insert(ctx, tx)
 }
 
-type messageChunk struct {
-	users, devices, senders, types, contents []string
-	positions                                []int64
-	bytes                                    int
+// chunkSize is what a statement carries so far.
+type chunkSize struct{ rows, bytes int }
+
+func (c *chunkSize) full(next int) bool {
+	return c.rows >= chunkRows || c.rows > 0 && c.bytes+next > chunkBytes
 }
 
-func (m *messageChunk) full(next int) bool {
-	return len(m.users) >= chunkRows || len(m.users) > 0 && m.bytes+next > chunkBytes
+func (c *chunkSize) grow(bytes int) {
+	c.rows++
+	c.bytes += bytes
+}
+
+type messageChunk struct {
+	chunkSize
+	users, devices, senders, types, contents []string
+	positions                                []int64
 }
 
 func (m *messageChunk) add(delivery storage.Delivery, c storage.Copy) {
+	m.grow(len(c.Content))
 	m.users = append(m.users, c.UserID)
 	m.devices = append(m.devices, c.DeviceID)
 	m.positions = append(m.positions, int64(delivery.Position))
 	m.senders = append(m.senders, delivery.Sender)
 	m.types = append(m.types, delivery.Type)
 	m.contents = append(m.contents, string(c.Content))
-	m.bytes += len(c.Content)
 }
 
 func (m *messageChunk) insert(ctx context.Context, tx *sql.Tx) error {
-	if len(m.users) == 0 {
+	if m.rows == 0 {
 		return nil
 	}
 	_, err := tx.ExecContext(ctx, insertMessages, pq.Array(m.users), pq.Array(m.devices),
@@ -79,7 +87,7 @@ func insertTransactionChunk(ctx context.Context, tx *sql.Tx, transactions []stor
 		devices = append(devices, t.DeviceID)
 		eventTypes = append(eventTypes, t.EventType)
 		ids = append(ids, t.TransactionID)
-		times = append(times, t.StoredAt.UnixMicro())
+		times = append(times, t.ExpiresAt.UnixMicro())
 	}
 	_, err := tx.ExecContext(ctx, insertTransactions, pq.Array(users), pq.Array(devices),
 		pq.Array(eventTypes), pq.Array(ids), pq.Array(times))

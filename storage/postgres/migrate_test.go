@@ -6,7 +6,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pressly/goose/v3"
+
 	"github.com/matrix-org/dendrite/todevicemodule/internal/pgtest"
+	"github.com/matrix-org/dendrite/todevicemodule/storage/internal/sqlstoretest"
 	"github.com/matrix-org/dendrite/todevicemodule/storage/postgres"
 )
 
@@ -26,6 +29,11 @@ func TestMigrateWaitsForAnotherProcess(t *testing.T) {
 	if err := store.Migrate(t.Context()); err != nil {
 		t.Error(err)
 	}
+}
+
+func TestUpgrade(t *testing.T) {
+	db := openDB(t, pgtest.NewSchema(t))
+	sqlstoretest.Upgrade(t, db, goose.DialectPostgres, postgres.Migrations, postgres.New(db))
 }
 
 // The version table is the module's own, and nothing else is recorded or made.

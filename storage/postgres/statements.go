@@ -44,7 +44,7 @@ const stored = `
 
 const forget = `
 	DELETE FROM todevice_transactions WHERE ctid = ANY (ARRAY (
-		SELECT ctid FROM todevice_transactions WHERE stored_at < $1 ORDER BY stored_at LIMIT $2
+		SELECT ctid FROM todevice_transactions WHERE expires_at < $1 ORDER BY expires_at LIMIT $2
 	))`
 
 const insertMessages = `
@@ -52,7 +52,7 @@ const insertMessages = `
 	SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[])`
 
 const insertTransactions = `
-	INSERT INTO todevice_transactions (user_id, device_id, event_type, transaction_id, stored_at)
+	INSERT INTO todevice_transactions (user_id, device_id, event_type, transaction_id, expires_at)
 	SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[])`
 
 // What was picked counts, not what was deleted: a concurrent call may have deleted some of it, and
@@ -81,5 +81,12 @@ func (dialect) Statements() sqlstore.Statements {
 		MessagesExcept: messagesExcept,
 		Stored:         stored,
 		Forget:         forget,
+		Destinations:   destinations,
+		Waiting:        waiting,
+		Sent:           sent,
+		Refuse:         refuse,
+		Leave:          leave,
+		Refused:        refused,
+		Accepted:       accepted,
 	}
 }

@@ -1,5 +1,8 @@
 package sqlite
 
+// Migrations are the SQL files.
+var Migrations = migrations
+
 // The statements whose plans the tests look at.
 const (
 	MessagesStatement       = messages
@@ -8,4 +11,10 @@ const (
 	ForgetStatement         = forget
 	CoveredStatement        = covered
 	AcknowledgeStatement    = acknowledge
+	DestinationsStatement   = destinations
+	WaitingStatement        = waiting
+	SentStatement           = sent
+	LeaveStatement          = leave
+	RefusedStatement        = refused
+	AcceptedStatement       = accepted
 )

@@ -38,7 +38,7 @@ func (dialect) InsertTransactions(ctx context.Context, tx *sql.Tx, transactions 
 	}
 	defer statement.Close() //nolint:errcheck // the transaction closes it too
 	for _, t := range transactions {
-		_, err = statement.ExecContext(ctx, t.UserID, t.DeviceID, t.EventType, t.TransactionID, t.StoredAt.UnixMicro())
+		_, err = statement.ExecContext(ctx, t.UserID, t.DeviceID, t.EventType, t.TransactionID, t.ExpiresAt.UnixMicro())
 		if err != nil {
 			return err
 		}

@@ -33,7 +33,7 @@ const stored = `
 const forget = `
 	DELETE FROM todevice_transactions WHERE (user_id, device_id, event_type, transaction_id) IN (
 		SELECT user_id, device_id, event_type, transaction_id FROM todevice_transactions
-		WHERE stored_at < ?1 ORDER BY stored_at LIMIT ?2
+		WHERE expires_at < ?1 ORDER BY expires_at LIMIT ?2
 	)`
 
 const insertMessage = `
@@ -41,7 +41,7 @@ const insertMessage = `
 	VALUES (?1, ?2, ?3, ?4, ?5, ?6)`
 
 const insertTransaction = `
-	INSERT INTO todevice_transactions (user_id, device_id, event_type, transaction_id, stored_at)
+	INSERT INTO todevice_transactions (user_id, device_id, event_type, transaction_id, expires_at)
 	VALUES (?1, ?2, ?3, ?4, ?5)`
 
 const covered = `
@@ -68,5 +68,12 @@ func (dialect) Statements() sqlstore.Statements {
 		MessagesExcept: messagesExcept,
 		Stored:         stored,
 		Forget:         forget,
+		Destinations:   destinations,
+		Waiting:        waiting,
+		Sent:           sent,
+		Refuse:         refuse,
+		Leave:          leave,
+		Refused:        refused,
+		Accepted:       accepted,
 	}
 }

@@ -13,11 +13,14 @@ import (
 func commitTests() map[string]func(*fixture) {
 	return map[string]func(*fixture){
 		"transactions alone":                    commitTransactionsAlone,
+		"all there is":                          commitAll,
 		"many copies":                           commitMany,
 		"megabytes":                             commitMegabytes,
 		"all or nothing: message there":         commitDuplicateMessage,
 		"all or nothing: device twice":          commitDeviceTwice,
 		"all or nothing: transaction there":     commitDuplicateTransaction,
+		"all or nothing: EDU there":             commitDuplicateEDU,
+		"all or nothing: EDU twice":             commitEDUTwice,
 		"all or nothing: context ended":         commitCancelled,
 		"fenced: another writer":                commitOldWriter,
 		"fenced: wrong previous":                commitWrongPrevious,
@@ -36,6 +39,22 @@ func commitTransactionsAlone(f *fixture) {
 	if len(stored) != 1 {
 		f.Error("the transaction was not stored")
 	}
+}
+
+// One position may stand in a queue and in the lines of several destinations.
+func commitAll(f *fixture) {
+	fresh := f.freshTransaction()
+	batch := f.eduBatch(edu(remote, `{"n":1}`), edu(elsewhere, `{"n":2}`), edu(remote, `{"n":3}`))
+	batch.EDUs[1].Position = batch.EDUs[0].Position
+	d := delivery(`{}`, alice)
+	d.Position = batch.EDUs[0].Position
+	batch.Deliveries, batch.Transactions = []storage.Delivery{d}, []storage.Transaction{fresh}
+	f.commit(batch)
+	f.wantMessages(alice, sent(batch.Deliveries))
+	f.wantLine(remote, []storage.EDU{batch.EDUs[0], batch.EDUs[2]})
+	f.wantLine(elsewhere, batch.EDUs[1:2])
+	f.wantStored([]types.TransactionKey{fresh.TransactionKey}, 0)
+	f.wantState(storage.State{Writer: f.writer, Last: f.last})
 }
 
 func commitMany(f *fixture) {
@@ -70,6 +89,7 @@ func commitMany(f *fixture) {
 	if len(stored) != copies {
 		f.Errorf("%d of %d transactions are there", len(stored), copies)
 	}
+	f.wantLine(remote, f.queue(remote, copies))
 }
 
 func commitMegabytes(f *fixture) {
@@ -81,6 +101,13 @@ func commitMegabytes(f *fixture) {
 	deliveries = append(deliveries, delivery(`{"c":"`+strings.Repeat("y", 6<<20)+`"}`, alice))
 	f.commit(f.batch(deliveries))
 	f.wantMessages(alice, sent(deliveries))
+
+	var edus []storage.EDU
+	for _, d := range deliveries {
+		edus = append(edus, edu(remote, string(d.Copies[0].Content)))
+	}
+	f.commit(f.eduBatch(edus...))
+	f.wantLine(remote, edus)
 }
 
 // wantNothingStored commits a batch that has to fail, and checks that it left no trace.
@@ -100,6 +127,10 @@ func (f *fixture) wantNothingStored(ctx context.Context, store storage.Store, ba
 			queues[c.Device] = f.messages(c.Device)
 		}
 	}
+	lines := map[string][]storage.EDU{}
+	for _, e := range batch.EDUs {
+		lines[e.Destination] = f.line(e.Destination)
+	}
 
 	failure := store.Commit(ctx, batch)
 	if failure == nil {
@@ -108,6 +139,9 @@ func (f *fixture) wantNothingStored(ctx context.Context, store storage.Store, ba
 	f.wantState(before)
 	for device, queue := range queues {
 		f.wantMessages(device, queue)
+	}
+	for destination, line := range lines {
+		f.wantLine(destination, line)
 	}
 	stored, err := f.store.Stored(f.ctx, keys)
 	f.must(err)
@@ -159,6 +193,25 @@ func commitDuplicateTransaction(f *fixture) {
 	batch := f.batch([]storage.Delivery{delivery(`{"s":"hush"}`, alice)}, other, there)
 	f.wantFinal(f.wantNothingStored(f.ctx, f.store, batch))
 	f.send(alice, 1)
+}
+
+func commitDuplicateEDU(f *fixture) {
+	there := f.queue(remote, 1)
+	batch := f.eduBatch(edu(elsewhere, `{"s":"hush"}`), edu(remote, `{"s":"hush"}`))
+	batch.EDUs[1].Position = there[0].Position
+	d := delivery(`{}`, alice)
+	d.Position = batch.Last
+	batch.Deliveries, batch.Transactions = []storage.Delivery{d}, []storage.Transaction{f.freshTransaction()}
+	f.wantFinal(f.wantNothingStored(f.ctx, f.store, batch))
+	f.wantDestinations(destinationsWaiting(remote)...)
+	f.queue(remote, 1)
+}
+
+func commitEDUTwice(f *fixture) {
+	batch := f.eduBatch(edu(remote, `{"s":"hush"}`), edu(elsewhere, `{"s":"hush"}`), edu(remote, `{"s":"hush"}`))
+	batch.EDUs[2].Position = batch.EDUs[0].Position
+	f.wantFinal(f.wantNothingStored(f.ctx, f.store, batch))
+	f.queue(remote, 1)
 }
 
 func commitCancelled(f *fixture) {

@@ -15,6 +15,8 @@ func concurrentTests() map[string]func(*fixture) {
 		"one of two commits wins":      concurrentCommits,
 		"claims are distinct":          concurrentClaims,
 		"acknowledgements and commits": concurrentAcknowledge,
+		"sending and commits":          concurrentSending,
+		"sent by several":              concurrentSent,
 	}
 }
 
@@ -178,5 +180,85 @@ func concurrentAcknowledge(f *fixture) {
 	f.must(concurrently(send, acknowledge, acknowledge, acknowledge))
 	for _, device := range devices {
 		f.wantMessages(device, nil)
+	}
+}
+
+// Each line is sent and refused from its front while its end grows.
+func concurrentSending(f *fixture) {
+	names := []string{remote, elsewhere}
+	committed, taken := map[string][]storage.EDU{}, make([][]storage.EDU, len(names))
+	done := make(chan struct{})
+	send := func() error {
+		defer close(done)
+		for n := range 100 {
+			batch := f.eduBatch(edu(remote, fmt.Sprint(3*n)), edu(elsewhere, fmt.Sprint(3*n+1)), edu(remote, fmt.Sprint(3*n+2)))
+			if err := f.store.Commit(f.ctx, batch); err != nil {
+				return err
+			}
+			f.last = batch.Last
+			for _, e := range batch.EDUs {
+				committed[e.Destination] = append(committed[e.Destination], e)
+			}
+		}
+		return nil
+	}
+	take := func(i int) error {
+		for ended := false; ; {
+			edus, err := f.store.Waiting(f.ctx, names[i], 0, everLater, 7, 1<<20)
+			if err != nil {
+				return err
+			}
+			if ended && len(edus) == 0 {
+				return nil
+			}
+			select {
+			case <-done:
+				ended = true
+			default:
+			}
+			if len(edus) == 0 {
+				continue
+			}
+			taken[i] = append(taken[i], edus...)
+			if err = f.store.Refuse(f.ctx, storage.Refusal{EDU: edus[0], RetryAt: moment(int64(len(taken[i])))}); err != nil {
+				return err
+			}
+			if _, err = f.store.Destinations(f.ctx); err != nil {
+				return err
+			}
+			if err = f.store.Sent(f.ctx, names[i], edus[len(edus)-1].Position); err != nil {
+				return err
+			}
+		}
+	}
+	f.must(concurrently(send, func() error { return take(0) }, func() error { return take(1) }))
+	for i, name := range names {
+		f.sameEDUs(taken[i], committed[name])
+		f.wantLine(name, nil)
+	}
+}
+
+// Sent may not return while something is left that another call is about to delete.
+func concurrentSent(f *fixture) {
+	stores := []storage.Store{f.store, f.open(f)}
+	for range 3 {
+		line := f.queue(remote, 2500)
+		var calls []func() error
+		for i := range 4 {
+			calls = append(calls, func() error {
+				return f.untilDecided(func() error {
+					if err := stores[i%2].Sent(f.ctx, remote, line[len(line)-1-i].Position); err != nil {
+						return err
+					}
+					left, err := stores[i%2].Waiting(f.ctx, remote, 0, line[len(line)-1-i].Position, 1, 1)
+					if err == nil && len(left) > 0 {
+						err = fmt.Errorf("something is left of what was sent")
+					}
+					return err
+				})
+			})
+		}
+		f.must(concurrently(calls...))
+		f.wantLine(remote, nil)
 	}
 }

@@ -10,7 +10,18 @@ import (
 )
 
 func modelTests() map[string]func(*fixture) {
-	return map[string]func(*fixture){"random calls": modelRandom}
+	return map[string]func(*fixture){"random calls": modelRandom, "random calls for the outbox": modelOutbox}
+}
+
+// random returns a source whose seed is told if the test fails.
+func (f *fixture) random() *rand.Rand {
+	seed := rand.Uint64()
+	f.Cleanup(func() {
+		if f.Failed() {
+			f.Logf("the seed is %d", seed)
+		}
+	})
+	return rand.New(rand.NewPCG(seed, 0))
 }
 
 // model is the contract in plain Go: a queue for each device.
@@ -24,13 +35,7 @@ type model struct {
 var modelSenders = [...]string{"@a:x", "@b:x", "@c:x"}
 
 func modelRandom(f *fixture) {
-	seed := rand.Uint64()
-	m := &model{fixture: f, random: rand.New(rand.NewPCG(seed, 0)), queues: map[types.Device][]types.Message{}}
-	f.Cleanup(func() {
-		if f.Failed() {
-			f.Logf("the seed is %d", seed)
-		}
-	})
+	m := &model{fixture: f, random: f.random(), queues: map[types.Device][]types.Message{}}
 	for user := range 3 {
 		for device := range 3 {
 			m.devices = append(m.devices, types.Device{UserID: fmt.Sprintf("@%d:x", user), DeviceID: fmt.Sprint(device)})

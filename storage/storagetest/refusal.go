@@ -2,7 +2,9 @@ package storagetest
 
 import (
 	"encoding/base64"
+	"fmt"
 	"math/rand/v2"
+	"strings"
 
 	"github.com/matrix-org/dendrite/todevicemodule/storage"
 	"github.com/matrix-org/dendrite/todevicemodule/types"
@@ -13,6 +15,7 @@ func refusalTests() map[string]func(*fixture) {
 		"text that no database takes": refuseText,
 		"positions out of order":      refusePositions,
 		"IDs up to the limit":         refuseLength,
+		"EDUs":                        refuseEDUs,
 	}
 }
 
@@ -51,6 +54,36 @@ func refuseText(f *fixture) {
 	f.wantState(storage.State{Writer: f.writer, Last: f.last})
 	f.wantMessages(alice, nil)
 	f.send(alice, 1)
+}
+
+func refuseEDUs(f *fixture) {
+	spoils := map[string]func(*storage.EDU){
+		"no destination":   func(e *storage.EDU) { e.Destination = "" },
+		"long destination": func(e *storage.EDU) { e.Destination = strings.Repeat("x", 256) },
+	}
+	for _, bad := range []string{"a\x00b", "\xff\xfe", "\xed\xa0\x80"} {
+		spoils[fmt.Sprintf("destination %q", bad)] = func(e *storage.EDU) { e.Destination = bad }
+		spoils[fmt.Sprintf("origin %q", bad)] = func(e *storage.EDU) { e.Origin = bad }
+		spoils[fmt.Sprintf("message ID %q", bad)] = func(e *storage.EDU) { e.MessageID = bad }
+		spoils[fmt.Sprintf("content %q", bad)] = func(e *storage.EDU) { e.Content = []byte(secret + bad) }
+	}
+	for name, spoil := range spoils {
+		batch := f.eduBatch(edu(remote, `{}`), edu(remote, `{}`))
+		spoil(&batch.EDUs[1])
+		err := f.store.Commit(f.ctx, batch)
+		refuseErr := f.store.Refuse(f.ctx, storage.Refusal{EDU: batch.EDUs[1], RetryAt: moment(1)})
+		if err == nil || refuseErr == nil {
+			f.Fatalf("%s: was accepted (%v, %v)", name, err, refuseErr)
+		}
+		f.wantFinal(err)
+		f.wantFinal(refuseErr)
+	}
+	batch := f.eduBatch(edu(remote, `{}`))
+	batch.EDUs[0].Position = batch.Last + 1
+	f.wantFinal(f.wantNothingStored(f.ctx, f.store, batch))
+	f.wantDestinations()
+	f.wantState(storage.State{Writer: f.writer, Last: f.last})
+	f.queue(incompressible(255), 1)
 }
 
 func (f *fixture) wantRefused(err error) {

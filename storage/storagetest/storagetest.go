@@ -19,14 +19,16 @@ type Opener func(t testing.TB) storage.Store
 // Run runs the suite. newDatabase makes an empty database for one test, without tables.
 func Run(t *testing.T, newDatabase func(t *testing.T) Opener) {
 	groups := map[string]map[string]func(*fixture){
-		"Messages":     messageTests(),
-		"Commit":       commitTests(),
-		"Position":     positionTests(),
-		"Transactions": transactionTests(),
-		"Acknowledge":  acknowledgeTests(),
-		"Concurrent":   concurrentTests(),
-		"Refused":      refusalTests(),
-		"Model":        modelTests(),
+		"Messages":      messageTests(),
+		"Commit":        commitTests(),
+		"Position":      positionTests(),
+		"Transactions":  transactionTests(),
+		"Acknowledge":   acknowledgeTests(),
+		"Concurrent":    concurrentTests(),
+		"Refused":       refusalTests(),
+		"Outbox":        outboxTests(),
+		"OutboxRefused": outboxRefusedTests(),
+		"Model":         modelTests(),
 	}
 	for group, tests := range groups {
 		t.Run(group, func(t *testing.T) {

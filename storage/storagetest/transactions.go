@@ -8,12 +8,13 @@ import (
 	"github.com/matrix-org/dendrite/todevicemodule/types"
 )
 
-// transaction is one that was stored the given number of microseconds after a fixed time.
+// transaction is one that expires at the moment.
 func transaction(key types.TransactionKey, micros int64) storage.Transaction {
-	return storage.Transaction{TransactionKey: key, StoredAt: transactionTime(micros)}
+	return storage.Transaction{TransactionKey: key, ExpiresAt: moment(micros)}
 }
 
-func transactionTime(micros int64) time.Time {
+// moment is the given number of microseconds after a fixed time.
+func moment(micros int64) time.Time {
 	return time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC).Add(time.Duration(micros) * time.Microsecond)
 }
 
@@ -105,23 +106,23 @@ func (f *fixture) forget(before time.Time, limit, want int) {
 
 func transactionsBoundary(f *fixture) {
 	keys := f.storeTransactions(5)
-	f.forget(transactionTime(0), 10, 0)
+	f.forget(moment(0), 10, 0)
 	f.wantStored(keys, 0)
-	f.forget(transactionTime(2), 10, 2)
+	f.forget(moment(2), 10, 2)
 	f.wantStored(keys, 2)
-	f.forget(transactionTime(100).In(time.FixedZone("", 3600)), 10, 3)
+	f.forget(moment(100).In(time.FixedZone("", 3600)), 10, 3)
 	f.wantStored(keys, 5)
-	f.forget(transactionTime(100), 10, 0)
+	f.forget(moment(100), 10, 0)
 	// A key that was forgotten may be stored again.
 	f.storeTransactions(5)
 }
 
 func transactionsLimit(f *fixture) {
 	keys := f.storeTransactions(10)
-	f.forget(transactionTime(9), 0, 0)
-	f.forget(transactionTime(9), 4, 4)
+	f.forget(moment(9), 0, 0)
+	f.forget(moment(9), 4, 4)
 	f.wantStored(keys, 4)
-	f.forget(transactionTime(9), 5, 5)
+	f.forget(moment(9), 5, 5)
 	f.wantStored(keys, 9)
-	f.forget(transactionTime(9), 5, 0)
+	f.forget(moment(9), 5, 0)
 }

@@ -27,6 +27,14 @@ func checkBatch(batch storage.Batch) error {
 			return err
 		}
 	}
+	for i := range batch.EDUs {
+		if err := checkPosition(batch.EDUs[i].Position, batch.Last); err != nil {
+			return err
+		}
+		if err := checkEDU(&batch.EDUs[i]); err != nil {
+			return err
+		}
+	}
 	for _, transaction := range batch.Transactions {
 		if err := checkKey(transaction.TransactionKey); err != nil {
 			return err
@@ -36,8 +44,8 @@ func checkBatch(batch storage.Batch) error {
 }
 
 func checkDelivery(delivery storage.Delivery, last types.Position) error {
-	if delivery.Position > last {
-		return fmt.Errorf("position %d lies beyond the batch, which ends at %d", delivery.Position, last)
+	if err := checkPosition(delivery.Position, last); err != nil {
+		return err
 	}
 	if !isText(delivery.Sender) || !isText(delivery.Type) {
 		return errors.New("a sender or type is not valid text")
@@ -46,9 +54,16 @@ func checkDelivery(delivery storage.Delivery, last types.Position) error {
 		if err := checkDevice(c.Device); err != nil {
 			return err
 		}
-		if !utf8.Valid(c.Content) || bytes.IndexByte(c.Content, 0) >= 0 {
+		if !isTextContent(c.Content) {
 			return fmt.Errorf("the content for device %q of %q is not valid text", c.DeviceID, c.UserID)
 		}
+	}
+	return nil
+}
+
+func checkPosition(position, last types.Position) error {
+	if position > last {
+		return fmt.Errorf("position %d lies beyond the batch, which ends at %d", position, last)
 	}
 	return nil
 }
@@ -81,6 +96,8 @@ func checkIDs(ids ...string) error {
 }
 
 func isText(s string) bool { return utf8.ValidString(s) && strings.IndexByte(s, 0) < 0 }
+
+func isTextContent(b []byte) bool { return utf8.Valid(b) && bytes.IndexByte(b, 0) < 0 }
 
 // onlyText drops what no database could have stored. A client may put anything on its list of
 // ignored users.

@@ -19,8 +19,9 @@ type Dialect interface {
 	// is given.
 	Transact(ctx context.Context, f func(context.Context, *sql.Tx) error) error
 
-	// InsertMessages and InsertTransactions insert in bulk.
+	// InsertMessages, InsertEDUs and InsertTransactions insert in bulk.
 	InsertMessages(ctx context.Context, tx *sql.Tx, deliveries []storage.Delivery) error
+	InsertEDUs(ctx context.Context, tx *sql.Tx, edus []storage.EDU) error
 	InsertTransactions(ctx context.Context, tx *sql.Tx, transactions []storage.Transaction) error
 
 	// List returns the argument that stands for a list of strings.
@@ -42,5 +43,12 @@ type Statements struct {
 	Messages       string // user, device, after, through, limit; returns position, sender, type, content
 	MessagesExcept string // the same, List of senders
 	Stored         string // Keys; returns those that exist
-	Forget         string // stored before in microseconds, limit
+	Forget         string // expired before in microseconds, limit
+	Destinations   string // returns destination, whether EDUs wait (1 or 0), first retry in microseconds or NULL
+	Waiting        string // destination, after, through, limit, bytes; returns position, origin, message ID, content
+	Sent           string // destination, through, limit; returns a row for each EDU that it picked
+	Refuse         string // destination, position, origin, message ID, content, attempts, retry in microseconds or NULL, answer
+	Leave          string // destination, position
+	Refused        string // destination, by in microseconds, limit; returns position and what follows it in Refuse
+	Accepted       string // destination, position
 }

@@ -14,9 +14,19 @@ const versionTable = "todevice_migrations"
 
 // Migrate applies the SQL files of directory "migrations" in files that were not applied yet.
 func Migrate(ctx context.Context, db *sql.DB, dialect goose.Dialect, files fs.FS, locker lock.SessionLocker) error {
-	migrations, err := fs.Sub(files, "migrations")
+	provider, err := NewProvider(db, dialect, files, locker)
 	if err != nil {
 		return err
+	}
+	_, err = provider.Up(ctx)
+	return err
+}
+
+// NewProvider returns what moves a database to any version of the tables. The locker may be nil.
+func NewProvider(db *sql.DB, dialect goose.Dialect, files fs.FS, locker lock.SessionLocker) (*goose.Provider, error) {
+	migrations, err := fs.Sub(files, "migrations")
+	if err != nil {
+		return nil, err
 	}
 	options := []goose.ProviderOption{
 		goose.WithTableName(versionTable),
@@ -26,10 +36,5 @@ func Migrate(ctx context.Context, db *sql.DB, dialect goose.Dialect, files fs.FS
 	if locker != nil {
 		options = append(options, goose.WithSessionLocker(locker))
 	}
-	provider, err := goose.NewProvider(dialect, db, migrations, options...)
-	if err != nil {
-		return err
-	}
-	_, err = provider.Up(ctx)
-	return err
+	return goose.NewProvider(dialect, db, migrations, options...)
 }

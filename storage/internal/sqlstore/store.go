@@ -72,6 +72,9 @@ func (s *Store) Commit(ctx context.Context, batch storage.Batch) error {
 		if err := s.dialect.InsertMessages(ctx, tx, batch.Deliveries); err != nil {
 			return err
 		}
+		if err := s.dialect.InsertEDUs(ctx, tx, batch.EDUs); err != nil {
+			return err
+		}
 		return s.dialect.InsertTransactions(ctx, tx, batch.Transactions)
 	})
 	return s.failed(ctx, "commit", err)

@@ -1,0 +1,101 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+
+	"github.com/matrix-org/dendrite/todevicemodule/storage"
+)
+
+// Each smallest destination beyond the last one is a look into the index, so the time grows with the
+// destinations and not with what waits for them.
+const destinations = `
+	WITH RECURSIVE waiting (destination) AS (
+		SELECT min(destination) FROM todevice_outbox
+		UNION ALL
+		SELECT (SELECT min(o.destination) FROM todevice_outbox o WHERE o.destination > w.destination)
+		FROM waiting w WHERE w.destination IS NOT NULL
+	), refused (destination) AS (
+		SELECT min(destination) FROM todevice_refused WHERE retry_at IS NOT NULL
+		UNION ALL
+		SELECT (
+			SELECT min(o.destination) FROM todevice_refused o
+			WHERE o.retry_at IS NOT NULL AND o.destination > r.destination
+		)
+		FROM refused r WHERE r.destination IS NOT NULL
+	), kept (destination, waiting, retry_at) AS (
+		SELECT destination, 1, NULL FROM waiting WHERE destination IS NOT NULL
+		UNION ALL
+		SELECT r.destination, 0, (
+			SELECT min(o.retry_at) FROM todevice_refused o
+			WHERE o.destination = r.destination AND o.retry_at IS NOT NULL
+		)
+		FROM refused r WHERE r.destination IS NOT NULL
+	)
+	SELECT destination, max(waiting), min(retry_at) FROM kept GROUP BY destination`
+
+// The line is walked from one EDU to the next, without touching a content, until the limits are reached.
+const waiting = `
+	WITH RECURSIVE line (ordinal, position, total) AS (
+		SELECT 0, ?2, 0
+		UNION ALL
+		SELECT l.ordinal + 1, o.position, l.total + o.bytes
+		FROM line l
+		CROSS JOIN todevice_outbox o ON o.destination = ?1 AND o.position = (
+			SELECT min(n.position) FROM todevice_outbox n
+			WHERE n.destination = ?1 AND n.position > l.position AND n.position <= ?3
+		)
+		WHERE l.ordinal < ?4 AND (l.ordinal = 0 OR l.total + o.bytes <= ?5)
+	)
+	SELECT position, origin, message_id, content FROM todevice_outbox
+	WHERE destination = ?1 AND position > ?2 AND position <= (SELECT max(position) FROM line)
+	ORDER BY position`
+
+const sent = `
+	DELETE FROM todevice_outbox WHERE rowid IN (
+		SELECT rowid FROM todevice_outbox
+		WHERE destination = ?1 AND position <= ?2
+		ORDER BY position LIMIT ?3
+	)
+	RETURNING 1`
+
+const refuse = `
+	INSERT INTO todevice_refused (destination, position, origin, message_id, content, attempts, retry_at, answer)
+	VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+	ON CONFLICT (destination, position) DO UPDATE SET
+		origin = excluded.origin, message_id = excluded.message_id, content = excluded.content,
+		attempts = excluded.attempts, retry_at = excluded.retry_at, answer = excluded.answer`
+
+const leave = `
+	DELETE FROM todevice_outbox WHERE destination = ?1 AND position = ?2`
+
+const refused = `
+	SELECT position, origin, message_id, content, attempts, retry_at, answer FROM todevice_refused
+	WHERE destination = ?1 AND retry_at <= ?2
+	ORDER BY retry_at, position LIMIT ?3`
+
+const accepted = `
+	DELETE FROM todevice_refused WHERE destination = ?1 AND position = ?2`
+
+const insertEDU = `
+	INSERT INTO todevice_outbox (destination, position, origin, message_id, content)
+	VALUES (?1, ?2, ?3, ?4, ?5)`
+
+func (dialect) InsertEDUs(ctx context.Context, tx *sql.Tx, edus []storage.EDU) error {
+	if len(edus) == 0 {
+		return nil
+	}
+	statement, err := tx.PrepareContext(ctx, insertEDU)
+	if err != nil {
+		return err
+	}
+	defer statement.Close() //nolint:errcheck // the transaction closes it too
+	for i := range edus {
+		edu := &edus[i]
+		_, err = statement.ExecContext(ctx, edu.Destination, int64(edu.Position), edu.Origin, edu.MessageID, string(edu.Content))
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
