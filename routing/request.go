@@ -1,7 +1,6 @@
 package routing
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -14,6 +13,7 @@ import (
 	"github.com/matrix-org/util"
 
 	"github.com/matrix-org/dendrite/todevicemodule/devices"
+	"github.com/matrix-org/dendrite/todevicemodule/internal/wire"
 	"github.com/matrix-org/dendrite/todevicemodule/types"
 )
 
@@ -24,9 +24,6 @@ const maxRecipients = 10_000
 // maxPathBytes bounds an event type and a transaction ID. The specification bounds event types to
 // 255 bytes.
 const maxPathBytes = 255
-
-// maxUserIDBytes is the specification's bound of a user ID ("User Identifiers").
-const maxUserIDBytes = 255
 
 // Limits bound one request.
 type Limits struct {
@@ -64,7 +61,7 @@ func parseBody(body []byte, limits Limits) ([]devices.Target, *util.JSONResponse
 	if !utf8.Valid(body) {
 		return nil, invalidParam("The request body is not valid UTF-8.")
 	}
-	request, ok := object(body)
+	request, ok := wire.Object(body)
 	if !ok {
 		return nil, badJSON("The request body must be a JSON object.")
 	}
@@ -72,13 +69,13 @@ func parseBody(body []byte, limits Limits) ([]devices.Target, *util.JSONResponse
 	if !ok {
 		return nil, matrixError(http.StatusBadRequest, spec.ErrorMissingParam, "The request body has no \"messages\".")
 	}
-	users, ok := object(messages)
+	users, ok := wire.Object(messages)
 	if !ok {
 		return nil, badJSON("\"messages\" must be an object from user IDs to objects.")
 	}
 	var targets []devices.Target
 	for userID, part := range users {
-		contents, ok := object(part)
+		contents, ok := wire.Object(part)
 		if !ok {
 			return nil, badJSON(fmt.Sprintf("messages[%q] must be an object from device IDs to contents.", quote(userID)))
 		}
@@ -96,7 +93,7 @@ func parseBody(body []byte, limits Limits) ([]devices.Target, *util.JSONResponse
 }
 
 func checkContent(userID, deviceID string, content json.RawMessage, limit int) *util.JSONResponse {
-	if !isObject(content) {
+	if !wire.IsObject(content) {
 		return badJSON(fmt.Sprintf("messages[%q][%q] must be an object.", quote(userID), quote(deviceID)))
 	}
 	if depth := types.Depth(content); depth > types.MaxContentDepth {
@@ -116,20 +113,6 @@ func checkContent(userID, deviceID string, content json.RawMessage, limit int) *
 	return nil
 }
 
-// object decodes a JSON object, whose keys are matched exactly, unlike those of a struct.
-func object(raw []byte) (map[string]json.RawMessage, bool) {
-	if !isObject(raw) {
-		return nil, false
-	}
-	var fields map[string]json.RawMessage
-	return fields, json.Unmarshal(raw, &fields) == nil
-}
-
-func isObject(raw []byte) bool {
-	trimmed := bytes.TrimLeft(raw, " \t\r\n")
-	return len(trimmed) > 0 && trimmed[0] == '{'
-}
-
 // checkPath checks an event type or a transaction ID after percent-decoding.
 func checkPath(what, value string) *util.JSONResponse {
 	switch {
@@ -141,14 +124,4 @@ func checkPath(what, value string) *util.JSONResponse {
 		return invalidParam(fmt.Sprintf("The %s contains a NUL character.", what))
 	}
 	return nil
-}
-
-// serverOf returns the server name of a user ID, or false if the user ID is not a valid one.
-func serverOf(userID string) (string, bool) {
-	if len(userID) > maxUserIDBytes || strings.ContainsRune(userID, 0) || !strings.HasPrefix(userID, "@") {
-		return "", false
-	}
-	localpart, server, _ := strings.Cut(userID[1:], ":")
-	_, _, valid := spec.ParseAndValidateServerName(spec.ServerName(server))
-	return server, valid && localpart != ""
 }

@@ -6,11 +6,12 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/matrix-org/util"
 	"github.com/sirupsen/logrus"
 
 	"github.com/matrix-org/dendrite/todevicemodule/devices"
+	"github.com/matrix-org/dendrite/todevicemodule/internal/wire"
+	"github.com/matrix-org/dendrite/todevicemodule/outbox"
 	"github.com/matrix-org/dendrite/todevicemodule/storage"
 	"github.com/matrix-org/dendrite/todevicemodule/types"
 	"github.com/matrix-org/dendrite/todevicemodule/writer"
@@ -18,7 +19,7 @@ import (
 
 // Sender stores a message, as writer.Sender does.
 type Sender interface {
-	Send(ctx context.Context, m writer.Message) error
+	Send(ctx context.Context, messages ...writer.Message) error
 }
 
 // SendToDevice answers PUT /_matrix/client/v3/sendToDevice/{eventType}/{txnId} (client-server
@@ -27,7 +28,11 @@ type SendToDevice struct {
 	Sender Sender
 	// IsLocal reports whether a server name is one of this server's own.
 	IsLocal func(serverName string) bool
-	Limits  Limits
+	// Federates says that messages are sent to other servers; otherwise their users are passed over.
+	Federates bool
+	Limits    Limits
+	// Remember is how long a transaction ID is recognised.
+	Remember time.Duration
 	// Timeout is how long a request waits for its message to be stored.
 	Timeout time.Duration
 	Log     *logrus.Entry
@@ -55,17 +60,20 @@ func (h *SendToDevice) Handle(req *http.Request, sender types.Device, eventType,
 	if res != nil {
 		return *res
 	}
-	targets, res := h.localTargets(named)
-	if res != nil {
-		return *res
+	local, remote := h.byServer(named)
+	edus, err := h.pack(sender, eventType, remote)
+	if err != nil {
+		return *badJSON(quote(err.Error()) + ". Nothing was sent to anyone.")
 	}
 	ctx, cancel := context.WithTimeout(req.Context(), h.Timeout)
 	defer cancel()
-	err := h.Sender.Send(ctx, writer.Message{
+	err = h.Sender.Send(ctx, writer.Message{
 		Sender:      sender.UserID,
 		Type:        eventType,
-		Targets:     targets,
+		Targets:     local,
+		EDUs:        edus,
 		Transaction: types.TransactionKey{Device: sender, EventType: eventType, TransactionID: transactionID},
+		Remember:    h.Remember,
 	})
 	if err != nil {
 		log := h.Log.WithError(err).WithFields(logrus.Fields{"user_id": sender.UserID, "device_id": sender.DeviceID})
@@ -79,19 +87,29 @@ func (h *SendToDevice) Handle(req *http.Request, sender types.Device, eventType,
 	return util.JSONResponse{Code: http.StatusOK, JSON: struct{}{}}
 }
 
-// localTargets passes over what is no user ID, and refuses users of other servers.
-func (h *SendToDevice) localTargets(named []devices.Target) ([]devices.Target, *util.JSONResponse) {
-	var local []devices.Target
+// byServer passes over what is no user ID.
+func (h *SendToDevice) byServer(named []devices.Target) (local, remote []devices.Target) {
 	for _, target := range named {
-		server, valid := serverOf(target.UserID)
+		server, valid := wire.ServerOf(target.UserID)
 		switch {
-		case !valid:
+		case !valid || !storage.Storable(target.Device):
 		case h.IsLocal(server):
 			local = append(local, target)
-		default:
-			return nil, matrixError(http.StatusNotImplemented, spec.ErrorUnrecognized,
-				"This server does not send to-device messages to users of other servers yet: "+quote(target.UserID)+". Nothing was sent to anyone.")
+		case h.Federates:
+			remote = append(remote, target)
 		}
 	}
-	return local, nil
+	return local, remote
+}
+
+func (h *SendToDevice) pack(sender types.Device, eventType string, remote []devices.Target) ([]storage.EDU, error) {
+	if len(remote) == 0 {
+		return nil, nil
+	}
+	return outbox.Pack(outbox.Message{
+		Origin:  outbox.ServerOf(sender.UserID),
+		Sender:  sender.UserID,
+		Type:    eventType,
+		Targets: remote,
+	})
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"runtime"
@@ -33,8 +34,8 @@ type recorder struct {
 	send     func(ctx context.Context) error
 }
 
-func (r *recorder) Send(ctx context.Context, m writer.Message) error {
-	r.messages = append(r.messages, m)
+func (r *recorder) Send(ctx context.Context, messages ...writer.Message) error {
+	r.messages = append(r.messages, messages...)
 	if r.send != nil {
 		return r.send(ctx)
 	}
@@ -59,11 +60,13 @@ func newRoute(limits routing.Limits) (*routing.SendToDevice, *recorder) {
 	log.SetOutput(io.Discard)
 	sender := &recorder{}
 	return &routing.SendToDevice{
-		Sender:  sender,
-		IsLocal: func(serverName string) bool { return serverName == "here" || serverName == "here:8448" },
-		Limits:  limits,
-		Timeout: time.Minute,
-		Log:     logrus.NewEntry(log),
+		Sender:    sender,
+		IsLocal:   func(serverName string) bool { return serverName == "here" || serverName == "here:8448" },
+		Federates: true,
+		Limits:    limits,
+		Remember:  time.Hour,
+		Timeout:   time.Minute,
+		Log:       logrus.NewEntry(log),
 	}, sender
 }
 
@@ -236,10 +239,48 @@ func TestInvalidUserIDsAreSkipped(t *testing.T) {
 	}
 }
 
-func TestUsersOfOtherServersAreRefused(t *testing.T) {
+func TestUsersOfOtherServers(t *testing.T) {
+	const body = `{"messages":{"@bob:here":{"D":{"to":"bob"}},"@carol:there":{"*":{"b":1,"a":1e0}},"@dan:elsewhere":{"P\u0000":{},"Q":{}}}}`
 	route, sender := newRoute(usualLimits)
-	res := handle(route, `{"messages":{"@bob:here":{"D":{}},"@carol:there":{"*":{}}}}`)
-	wantRefusal(t, res, sender, http.StatusNotImplemented, spec.ErrorUnrecognized, "@carol:there")
+	wantOK(t, handle(route, body))
+	if got := sender.contents(t); len(got) != 1 || got["@bob:here/D"] == "" {
+		t.Errorf("the local targets are %v", got)
+	}
+	m := sender.messages[0]
+	sent := make(map[string]string)
+	for _, edu := range m.EDUs {
+		if edu.Origin != "here" {
+			t.Errorf("the origin is %q", edu.Origin)
+		}
+		sent[edu.Destination] = strings.ReplaceAll(string(edu.Content), edu.MessageID, "ID")
+	}
+	want := map[string]string{
+		"there":     `{"message_id":"ID","messages":{"@carol:there":{"*":{"a":1,"b":1}}},"sender":"@alice:here","type":"m.type"}`,
+		"elsewhere": `{"message_id":"ID","messages":{"@dan:elsewhere":{"Q":{}}},"sender":"@alice:here","type":"m.type"}`,
+	}
+	if !maps.Equal(sent, want) || len(m.EDUs) != len(want) {
+		t.Errorf("the EDUs are %v, want %v", sent, want)
+	}
+	if m.Remember != time.Hour {
+		t.Errorf("the transaction is remembered for %s", m.Remember)
+	}
+}
+
+func TestUsersOfOtherServersWithoutFederation(t *testing.T) {
+	route, sender := newRoute(usualLimits)
+	route.Federates = false
+	wantOK(t, handle(route, `{"messages":{"@bob:here":{"D":{}},"@carol:there":{"*":{}}}}`))
+	if m := sender.messages[0]; len(m.Targets) != 1 || len(m.EDUs) != 0 {
+		t.Errorf("the message is %+v", m)
+	}
+}
+
+func TestNumbersThatCannotBeSent(t *testing.T) {
+	route, sender := newRoute(usualLimits)
+	wantOK(t, handle(route, `{"messages":{"@bob:here":{"D":{"n":-0.5}}}}`))
+	sender.messages = nil
+	res := handle(route, `{"messages":{"@bob:here":{"D":{}},"@carol:there":{"P":{"n":-0.5}}}}`)
+	wantRefusal(t, res, sender, http.StatusBadRequest, spec.ErrorBadJSON, "@carol:there", "P")
 }
 
 func TestContentLimit(t *testing.T) {

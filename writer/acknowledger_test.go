@@ -74,7 +74,7 @@ func TestAcknowledgerDeletesAHugeQueueInParts(t *testing.T) {
 		for i := range 2500 {
 			_ = i
 			go func() {
-				_ = f.Submit(f.ctx, writer.Submission{Sender: "@a:test", Type: "org.example.x", Copies: message("x").Copies})
+				_ = f.Submit(f.ctx, plain("x"))
 			}()
 		}
 		waitFor(t, f.ctx, "all messages were stored", func() bool { names, _ := f.queue(t); return len(names) == 2500 })

@@ -29,9 +29,9 @@ func BenchmarkSubmit(b *testing.B) {
 			b.ResetTimer()
 			b.RunParallel(func(pb *testing.PB) {
 				for pb.Next() {
-					err := w.Submit(ctx, writer.Submission{
+					err := w.Submit(ctx, writer.Submission{Parts: []writer.Part{{
 						Sender: "@alice:test", Type: "m.room.encrypted", Copies: []storage.Copy{{Device: bob, Content: content}},
-					})
+					}}})
 					if err != nil {
 						b.Error(err)
 					}

@@ -70,7 +70,7 @@ func (w *Writer) sleep(pause time.Duration) bool {
 // attempt tries once to carry the requests out, and returns those that are worth another try with
 // the reason.
 func (w *Writer) attempt(requests []*request) ([]*request, error) {
-	fresh, err := w.answerStored(requests)
+	stored, err := w.stored(requests)
 	if err != nil {
 		if errors.Is(err, storage.ErrTransient) {
 			return requests, err
@@ -78,28 +78,25 @@ func (w *Writer) attempt(requests []*request) ([]*request, error) {
 		answerAll(requests, err)
 		return nil, nil
 	}
-	leaders, followers := byTransaction(answerStale(fresh))
-	if len(leaders) == 0 {
+	requests = answerStale(answerStored(requests, stored))
+	if len(requests) == 0 {
 		return nil, nil
 	}
-	batch := w.newBatch(leaders)
-	switch err = w.commit(leaders, batch); {
+	batch := w.newBatch(requests, stored)
+	switch err = w.commit(requests, batch); {
 	case err == nil:
 		w.publish(batch)
-		answerAll(leaders, nil)
-		answerAll(followers, nil)
+		answerAll(requests, nil)
 		return nil, nil
 	case w.running.Err() != nil: // what became of the batch is not known
-		answerAll(leaders, err)
-		answerAll(followers, err)
+		answerAll(requests, err)
 		return nil, nil
 	case errors.Is(err, storage.ErrTransient):
-		return append(leaders, followers...), err
-	case len(leaders) > 1:
-		return w.attemptEach(append(leaders, followers...))
+		return requests, err
+	case len(requests) > 1:
+		return w.attemptEach(requests)
 	default:
-		answerAll(leaders, err)
-		answerAll(followers, err)
+		answerAll(requests, err)
 		return nil, nil
 	}
 }
@@ -116,32 +113,35 @@ func (w *Writer) attemptEach(requests []*request) (again []*request, err error) 
 	return again, err
 }
 
-// answerStored answers the requests whose transaction is stored and returns the others.
-func (w *Writer) answerStored(requests []*request) ([]*request, error) {
+// stored returns those of the requests' transactions that are stored.
+func (w *Writer) stored(requests []*request) (map[types.TransactionKey]struct{}, error) {
 	var keys []types.TransactionKey
 	for _, r := range requests {
-		if r.hasTransaction() {
-			keys = append(keys, r.Transaction)
+		for i := range r.Parts {
+			if r.Parts[i].hasTransaction() {
+				keys = append(keys, r.Parts[i].Transaction)
+			}
 		}
 	}
 	if len(keys) == 0 {
-		return requests, nil
+		return map[types.TransactionKey]struct{}{}, nil
 	}
 	ctx, cancel := context.WithTimeout(w.running, w.AttemptTimeout)
 	defer cancel()
-	stored, err := w.Store.Stored(ctx, keys)
-	if err != nil {
-		return nil, err
-	}
+	return w.Store.Stored(ctx, keys)
+}
+
+// answerStored answers the requests of which every part is stored and returns the others.
+func answerStored(requests []*request, stored map[types.TransactionKey]struct{}) []*request {
 	var fresh []*request
 	for _, r := range requests {
-		if _, known := stored[r.Transaction]; known {
+		if len(r.without(stored)) == 0 {
 			r.answer(nil)
 		} else {
 			fresh = append(fresh, r)
 		}
 	}
-	return fresh, nil
+	return fresh
 }
 
 func answerStale(requests []*request) []*request {
@@ -156,37 +156,34 @@ func answerStale(requests []*request) []*request {
 	return current
 }
 
-// byTransaction parts the first request of each transaction from its repetitions, which share
-// what becomes of the first.
-func byTransaction(requests []*request) (leaders, followers []*request) {
-	seen := make(map[types.TransactionKey]struct{})
-	for _, r := range requests {
-		if r.hasTransaction() {
-			if _, repeated := seen[r.Transaction]; repeated {
-				followers = append(followers, r)
-				continue
-			}
-			seen[r.Transaction] = struct{}{}
-		}
-		leaders = append(leaders, r)
-	}
-	return leaders, followers
-}
-
-func (w *Writer) newBatch(requests []*request) storage.Batch {
+// newBatch passes over the parts that are stored, and the repetitions of a transaction within the
+// batch, which share what becomes of the first.
+func (w *Writer) newBatch(requests []*request, stored map[types.TransactionKey]struct{}) storage.Batch {
 	batch := storage.Batch{Writer: w.id, Previous: w.previous}
-	now := w.Now()
+	now, before := w.Now(), w.allocated
+	taken := make(map[types.TransactionKey]struct{})
 	for _, r := range requests {
-		if len(r.Copies) > 0 {
-			batch.Deliveries = append(batch.Deliveries, storage.Delivery{
-				Position: w.nextPosition(), Sender: r.Sender, Type: r.Type, Copies: r.Copies,
-			})
-		}
-		if r.hasTransaction() {
-			batch.Transactions = append(batch.Transactions, storage.Transaction{TransactionKey: r.Transaction, StoredAt: now})
+		for _, p := range r.without(stored) {
+			if p.hasTransaction() {
+				if _, repeated := taken[p.Transaction]; repeated {
+					continue
+				}
+				taken[p.Transaction] = struct{}{}
+				batch.Transactions = append(batch.Transactions,
+					storage.Transaction{TransactionKey: p.Transaction, ExpiresAt: now.Add(p.Remember)})
+			}
+			if len(p.Copies) > 0 {
+				batch.Deliveries = append(batch.Deliveries, storage.Delivery{
+					Position: w.nextPosition(), Sender: p.Sender, Type: p.Type, Copies: p.Copies,
+				})
+			}
+			for _, edu := range p.EDUs {
+				edu.Position = w.nextPosition()
+				batch.EDUs = append(batch.EDUs, edu)
+			}
 		}
 	}
-	if len(batch.Deliveries) == 0 {
+	if w.allocated == before {
 		w.nextPosition() // every commit leaves a position of its own, by which settle knows it
 	}
 	batch.Last = w.allocated
@@ -207,7 +204,9 @@ func (w *Writer) commit(requests []*request, batch storage.Batch) error {
 	if err == nil {
 		w.previous = batch.Last
 	}
-	w.Observe(Commit{Requests: len(requests), Copies: countCopies(batch), Duration: time.Since(started), Err: err})
+	w.Observe(Commit{
+		Requests: len(requests), Copies: countCopies(batch), EDUs: len(batch.EDUs), Duration: time.Since(started), Err: err,
+	})
 	return err
 }
 
@@ -266,7 +265,7 @@ func (w *Writer) inspect(batch storage.Batch) (stored bool, err error) {
 	return false, nil
 }
 
-// publish makes the batch visible and wakes its devices.
+// publish makes the batch visible, wakes its devices and tells of its EDUs.
 func (w *Writer) publish(batch storage.Batch) {
 	w.published.Store(int64(batch.Last))
 	var wakeups []Wakeup
@@ -284,5 +283,8 @@ func (w *Writer) publish(batch storage.Batch) {
 	}
 	if len(wakeups) > 0 {
 		w.Wake(batch.Last, wakeups)
+	}
+	if len(batch.EDUs) > 0 {
+		w.Outgoing(batch.EDUs)
 	}
 }

@@ -15,19 +15,17 @@ const (
 	forgottenAtOnce = 1000
 )
 
-// Janitor deletes transaction records that are older than their retention, in a goroutine of its
-// own.
+// Janitor deletes transaction records that have expired, in a goroutine of its own.
 type Janitor struct {
-	store     storage.Store
-	retention time.Duration
-	log       *logrus.Entry
-	cancel    context.CancelFunc
-	stopped   chan struct{}
+	store   storage.Store
+	log     *logrus.Entry
+	cancel  context.CancelFunc
+	stopped chan struct{}
 }
 
 // NewJanitor returns a Janitor that is not started.
-func NewJanitor(store storage.Store, retention time.Duration, log *logrus.Entry) *Janitor {
-	return &Janitor{store: store, retention: retention, log: log, stopped: make(chan struct{})}
+func NewJanitor(store storage.Store, log *logrus.Entry) *Janitor {
+	return &Janitor{store: store, log: log, stopped: make(chan struct{})}
 }
 
 // Start starts the goroutine.
@@ -55,9 +53,9 @@ func (j *Janitor) Stop() {
 }
 
 func (j *Janitor) forget(ctx context.Context) {
-	before := time.Now().Add(-j.retention)
+	now := time.Now()
 	for {
-		n, err := j.store.ForgetTransactions(ctx, before, forgottenAtOnce)
+		n, err := j.store.ForgetTransactions(ctx, now, forgottenAtOnce)
 		if err != nil && ctx.Err() == nil {
 			j.log.WithError(err).Warn("to_device: deleting old transaction records failed, trying again later")
 		}

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/matrix-org/dendrite/todevicemodule/devices"
+	"github.com/matrix-org/dendrite/todevicemodule/storage"
 	"github.com/matrix-org/dendrite/todevicemodule/types"
 )
 
@@ -14,8 +16,10 @@ type Message struct {
 	Sender  string
 	Type    string
 	Targets []devices.Target
-	// Transaction is as in Submission.
+	// EDUs, Transaction and Remember are as in Part.
+	EDUs        []storage.EDU
 	Transaction types.TransactionKey
+	Remember    time.Duration
 }
 
 // Sender resolves messages to devices and submits them, again and again until the devices are
@@ -25,24 +29,47 @@ type Sender struct {
 	Writer    *Writer
 }
 
-// Send returns nil once the message is durably stored for every target that exists, or was before.
-// Its errors are those of Writer.Submit but for ErrStale; where the host can't say which devices
-// exist it returns ErrUnavailable.
-func (s *Sender) Send(ctx context.Context, m Message) error {
+// Send returns nil once the messages are durably stored, in their order, for every target that exists,
+// or were before. They are stored together: after an error it is all of them or none. Its errors
+// are those of Writer.Submit but for ErrStale; where the host can't say which devices exist it returns
+// ErrUnavailable.
+func (s *Sender) Send(ctx context.Context, messages ...Message) error {
 	for {
-		resolution, err := s.Directory.Resolve(ctx, m.Targets)
+		submission, err := s.resolve(ctx, messages)
 		if err != nil {
 			return fmt.Errorf("%w: looking up the devices: %w", ErrUnavailable, err)
 		}
-		err = s.Writer.Submit(ctx, Submission{
-			Sender:      m.Sender,
-			Type:        m.Type,
-			Copies:      resolution.Copies,
-			Transaction: m.Transaction,
-			Current:     resolution.Current,
-		})
-		if !errors.Is(err, ErrStale) {
+		if err = s.Writer.Submit(ctx, submission); !errors.Is(err, ErrStale) {
 			return err
 		}
 	}
+}
+
+func (s *Sender) resolve(ctx context.Context, messages []Message) (Submission, error) {
+	submission := Submission{Parts: make([]Part, 0, len(messages))}
+	resolutions := make([]devices.Resolution, 0, len(messages))
+	for _, m := range messages {
+		resolution, err := s.Directory.Resolve(ctx, m.Targets)
+		if err != nil {
+			return Submission{}, err
+		}
+		resolutions = append(resolutions, resolution)
+		submission.Parts = append(submission.Parts, Part{
+			Sender:      m.Sender,
+			Type:        m.Type,
+			Copies:      resolution.Copies,
+			EDUs:        m.EDUs,
+			Transaction: m.Transaction,
+			Remember:    m.Remember,
+		})
+	}
+	submission.Current = func() bool {
+		for _, r := range resolutions {
+			if !r.Current() {
+				return false
+			}
+		}
+		return true
+	}
+	return submission, nil
 }

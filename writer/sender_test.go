@@ -110,7 +110,7 @@ func TestPublishedPositionsCoverEveryMessage(t *testing.T) {
 		for range senders {
 			group.Go(func() {
 				for range each {
-					if err := f.Submit(f.ctx, writer.Submission{Sender: "@a:test", Type: "org.example.x", Copies: message("x").Copies}); err != nil {
+					if err := f.Submit(f.ctx, plain("x")); err != nil {
 						t.Error(err)
 					}
 				}

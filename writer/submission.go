@@ -3,6 +3,8 @@ package writer
 import (
 	"context"
 	"errors"
+	"slices"
+	"time"
 
 	"github.com/matrix-org/dendrite/todevicemodule/storage"
 	"github.com/matrix-org/dendrite/todevicemodule/types"
@@ -17,31 +19,50 @@ var (
 	ErrStopped = errors.New("the server is stopping")
 
 	// ErrUnavailable wraps the reason for which a submission could not be decided in its time: the
-	// same transaction submitted again is stored once, whatever became of this submission.
+	// same transactions submitted again are stored once, whatever became of this submission.
 	ErrUnavailable = errors.New("the message could not be stored in time")
 )
 
-// Submission is one message for any number of devices, stored whole or not at all.
+// Submission is stored whole or not at all, but for the parts that were stored before.
 type Submission struct {
+	Parts []Part
+	// Current is asked right before the commit whether the copies are still what was meant; nil
+	// means yes. It is called by the writer's goroutine and must not block.
+	Current func() bool
+}
+
+// Part is one message for any number of devices and servers.
+type Part struct {
 	Sender string
 	Type   string
-	// Copies names each device at most once. None is allowed: the transaction is recorded all the
+	// Copies names each local device at most once. None is allowed: the transaction is recorded all the
 	// same, so that its repetition finds the same devices.
 	Copies []storage.Copy
-	// Transaction, unless it is the zero key, is stored with the copies; a submission whose key is
-	// stored already succeeds and stores nothing.
+	// EDUs are for users of other servers, in the order in which they are to be sent. The writer
+	// allots their positions.
+	EDUs []storage.EDU
+	// Transaction, unless it is the zero key, is stored with the message and kept for as long as
+	// Remember says; a part whose key is stored already is passed over.
 	Transaction types.TransactionKey
-	// Current is asked right before the commit whether Copies is still what was meant; nil means
-	// yes. It is called by the writer's goroutine and must not block.
-	Current func() bool
+	Remember    time.Duration
+}
+
+func (p *Part) hasTransaction() bool {
+	return p.Transaction != types.TransactionKey{}
 }
 
 // weight is what a submission counts against the bounds of the queue, in bytes. 256 stands for
 // the IDs and the bookkeeping of a row.
 func (s *Submission) weight() int64 {
 	n := int64(256)
-	for i := range s.Copies {
-		n += 256 + int64(len(s.Copies[i].Content))
+	for _, p := range s.Parts {
+		n += 256
+		for i := range p.Copies {
+			n += 256 + int64(len(p.Copies[i].Content))
+		}
+		for i := range p.EDUs {
+			n += 256 + int64(len(p.EDUs[i].Content))
+		}
 	}
 	return n
 }
@@ -60,6 +81,14 @@ func (r *request) answer(err error) {
 	close(r.done)
 }
 
-func (r *request) hasTransaction() bool {
-	return r.Transaction != types.TransactionKey{}
+// without returns the request's parts whose transactions are not among those stored.
+func (r *request) without(stored map[types.TransactionKey]struct{}) []Part {
+	isStored := func(p Part) bool {
+		_, ok := stored[p.Transaction]
+		return ok && p.hasTransaction()
+	}
+	if !slices.ContainsFunc(r.Parts, isStored) {
+		return r.Parts
+	}
+	return slices.DeleteFunc(slices.Clone(r.Parts), isStored)
 }

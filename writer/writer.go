@@ -41,7 +41,10 @@ type Options struct {
 	// Wake is called by the writer's goroutine after each commit with messages, once they can be
 	// read: every message with a position up to and including the one given is committed. It must not block.
 	Wake func(position types.Position, devices []Wakeup)
-	Log  *logrus.Entry
+	// Outgoing is called by the writer's goroutine after each commit with EDUs, in the order of their
+	// positions. It must not block. Nil means that nobody is told.
+	Outgoing func([]storage.EDU)
+	Log      *logrus.Entry
 	// Observe is told of each commit with messages or transactions; nil means nobody is.
 	Observe func(Commit)
 	// Now is the clock that positions follow; nil means time.Now.
@@ -54,6 +57,7 @@ type Options struct {
 type Commit struct {
 	Requests int
 	Copies   int
+	EDUs     int
 	Duration time.Duration
 	Err      error
 }
@@ -82,6 +86,9 @@ type Writer struct {
 func New(options Options) *Writer {
 	if options.Now == nil {
 		options.Now = time.Now
+	}
+	if options.Outgoing == nil {
+		options.Outgoing = func([]storage.EDU) {}
 	}
 	if options.Observe == nil {
 		options.Observe = func(Commit) {}

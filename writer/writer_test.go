@@ -77,14 +77,22 @@ func (f *fixture) woken() []wake {
 
 // message is a submission to bob with a transaction of its own.
 func message(name string) writer.Submission {
-	return writer.Submission{
+	return writer.Submission{Parts: []writer.Part{{
 		Sender: "@alice:test",
 		Type:   "org.example." + name,
 		Copies: []storage.Copy{{Device: bob, Content: []byte(`{"name":"` + name + `"}`)}},
 		Transaction: types.TransactionKey{
 			Device: types.Device{UserID: "@alice:test", DeviceID: "PHONE"}, EventType: "org.example." + name, TransactionID: name,
 		},
-	}
+		Remember: time.Hour,
+	}}}
+}
+
+// plain is a submission to bob without a transaction.
+func plain(name string) writer.Submission {
+	s := message(name)
+	s.Parts[0].Transaction = types.TransactionKey{}
+	return s
 }
 
 func (f *fixture) queue(t *testing.T) (names []string, last types.Position) {
@@ -138,7 +146,7 @@ func TestWakesAfterTheCommit(t *testing.T) {
 			}
 		})
 		s := message("one")
-		s.Copies = append(s.Copies,
+		s.Parts[0].Copies = append(s.Parts[0].Copies,
 			storage.Copy{Device: types.Device{UserID: bob.UserID, DeviceID: "PHONE"}, Content: []byte(`{}`)},
 			storage.Copy{Device: types.Device{UserID: "@carol:test", DeviceID: "X"}, Content: []byte(`{}`)})
 		if err := f.Submit(f.ctx, s); err != nil {
@@ -251,7 +259,7 @@ func TestLostConnection(t *testing.T) {
 				lose(f.store, 3)
 				for _, name := range []string{"one", "two", "three", "four"} {
 					s := message(name)
-					s.Transaction = types.TransactionKey{} // nothing but the position record tells
+					s.Parts[0].Transaction = types.TransactionKey{} // nothing but the position record tells
 					if err := f.Submit(f.ctx, s); err != nil {
 						t.Fatal(err)
 					}
@@ -329,7 +337,7 @@ func TestRefusedMessageFailsAlone(t *testing.T) {
 			go func() { errc <- f.Submit(f.ctx, message(name)) }()
 			f.waitQueued(t, i+1)
 		}
-		f.store.Refuse("org.example.poison")
+		f.store.RefuseType("org.example.poison")
 		release()
 		for name, errc := range errs {
 			err := <-errc
@@ -500,13 +508,13 @@ func TestBackPressure(t *testing.T) {
 		f := start(t, open, nil)
 		release := f.holdNextCommit(t)
 		large := message("large")
-		large.Copies[0].Content = []byte(`{"a":"` + string(make([]byte, 63<<20)) + `"}`)
+		large.Parts[0].Copies[0].Content = []byte(`{"a":"` + string(make([]byte, 63<<20)) + `"}`)
 		blocked, cancel := context.WithCancel(f.ctx)
 		largeDone, overDone := make(chan error, 1), make(chan error, 1)
 		go func() { largeDone <- f.Submit(blocked, large) }()
 		f.waitQueued(t, 1)
 		over := message("over")
-		over.Copies[0].Content = []byte(`{"a":"` + string(make([]byte, 2<<20)) + `"}`)
+		over.Parts[0].Copies[0].Content = []byte(`{"a":"` + string(make([]byte, 2<<20)) + `"}`)
 		soon, cancelSoon := context.WithTimeout(f.ctx, 50*time.Millisecond)
 		defer cancelSoon()
 		go func() { overDone <- f.Submit(soon, over) }()
