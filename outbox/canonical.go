@@ -1,0 +1,104 @@
+package outbox
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"math"
+	"strconv"
+	"strings"
+
+	"github.com/matrix-org/gomatrixserverlib"
+)
+
+// ErrNumber is returned for a content with a number that would not arrive: beyond the range of a
+// double, or one of the fractions that no two implementations of canonical JSON, which has integers
+// alone, write alike.
+var ErrNumber = errors.New("canonical JSON has no such number; send an integer or a string")
+
+// canonical returns JSON as every implementation of canonical JSON writes it (appendices, "Canonical
+// JSON"). A transaction is signed over it: one number or key that the receiver would write otherwise has it
+// refuse the whole transaction for a bad signature, with everybody's messages in it.
+func canonical(raw []byte) ([]byte, error) {
+	decoder := json.NewDecoder(bytes.NewReader(raw))
+	decoder.UseNumber()
+	var value any
+	if err := decoder.Decode(&value); err != nil {
+		return nil, err
+	}
+	value, err := withCanonicalNumbers(value)
+	if err != nil {
+		return nil, err
+	}
+	return encode(value)
+}
+
+func encode(value any) ([]byte, error) {
+	var buffer bytes.Buffer
+	encoder := json.NewEncoder(&buffer)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(value); err != nil {
+		return nil, err
+	}
+	// Go sorts the keys as canonical JSON does, but escapes U+2028 and U+2029.
+	return gomatrixserverlib.CompactJSON(buffer.Bytes(), make([]byte, 0, buffer.Len())), nil
+}
+
+func withCanonicalNumbers(value any) (any, error) {
+	var err error
+	switch v := value.(type) {
+	case map[string]any:
+		for key := range v {
+			if v[key], err = withCanonicalNumbers(v[key]); err != nil {
+				return nil, err
+			}
+		}
+	case []any:
+		for i := range v {
+			if v[i], err = withCanonicalNumbers(v[i]); err != nil {
+				return nil, err
+			}
+		}
+	case json.Number:
+		return canonicalNumber(v)
+	}
+	return value, nil
+}
+
+// canonicalNumber writes whole numbers as integers, and others, which canonical JSON does not have, as
+// Python does, since Synapse writes them so when it verifies a signature. Dendrite leaves them as they are.
+func canonicalNumber(number json.Number) (json.Number, error) {
+	text := number.String()
+	if !strings.ContainsAny(text, ".eE") {
+		if text == "-0" {
+			return "0", nil
+		}
+		return number, nil
+	}
+	f, err := strconv.ParseFloat(text, 64)
+	if err != nil || math.IsInf(f, 0) {
+		return "", ErrNumber
+	}
+	const exact = 1 << 53
+	if f == math.Trunc(f) && math.Abs(f) < exact {
+		return json.Number(strconv.FormatInt(int64(f), 10)), nil
+	}
+	// gomatrixserverlib takes "-0" for a zero wherever it stands, and turns -0.5 into 0.5 when it signs.
+	if text = pythonFloat(f); strings.Contains(text, "-0") {
+		return "", ErrNumber
+	}
+	return json.Number(text), nil
+}
+
+// pythonFloat is Python's repr of a float: the shortest digits, with an exponent from 1e16 on and below
+// 1e-4.
+func pythonFloat(f float64) string {
+	if magnitude := math.Abs(f); magnitude >= 1e16 || magnitude < 1e-4 {
+		return strconv.FormatFloat(f, 'e', -1, 64)
+	}
+	text := strconv.FormatFloat(f, 'f', -1, 64)
+	if !strings.Contains(text, ".") {
+		text += ".0"
+	}
+	return text
+}
