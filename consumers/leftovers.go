@@ -18,11 +18,16 @@ import (
 	"github.com/matrix-org/dendrite/todevicemodule/writer"
 )
 
-// maxTypeBytes is the specification's bound of an event type.
-const maxTypeBytes = 255
+const (
+	// maxTypeBytes is the specification's bound of an event type.
+	maxTypeBytes = 255
+	// entryRemembered is for how long an entry may come again without being stored twice: an acknowledgement can
+	// be lost right before a long outage.
+	entryRemembered = 365 * 24 * time.Hour
+)
 
 // Entry is one message from the host's own stream of send-to-device messages, where the host puts what
-// federation brings in, and where it may have left messages before the module was switched on.
+// relays hand over, and where it may have left messages before the module was switched on.
 type Entry struct {
 	// Stream and Sequence name the entry; Timestamp tells apart two streams of one name, of which
 	// the second was made after the first was lost.
@@ -36,9 +41,9 @@ type Entry struct {
 	Content json.RawMessage
 }
 
-// Sender stores a message, as writer.Sender does.
+// Sender stores messages together, as writer.Sender does.
 type Sender interface {
-	Send(ctx context.Context, m writer.Message) error
+	Send(ctx context.Context, messages ...writer.Message) error
 }
 
 // Leftovers stores entries of the host's stream, each once.
@@ -46,32 +51,78 @@ type Leftovers struct {
 	Sender Sender
 	// IsLocal reports whether a server name is one of this server's own.
 	IsLocal func(serverName string) bool
-	Log     *logrus.Entry
+	// KeyRequest is told of each message once it is stored, maybe more than once; nil means nobody is.
+	// It must not block.
+	KeyRequest func(sender, eventType string, content json.RawMessage)
+	Log        *logrus.Entry
 }
 
-// Receive returns nil once the entry needs no further attention: it is durably stored, or was
-// before, or can never be stored, which is logged. An error means that the host has to offer the
-// entry again.
-func (l *Leftovers) Receive(ctx context.Context, e Entry) error {
-	if _, server, _ := strings.Cut(e.UserID, ":"); !l.IsLocal(server) {
-		return nil // of the host's federation sender
+// Receive stores entries in their order, in one commit. It returns nil once they need no further
+// attention: each is durably stored, or was before, or can never be stored, which is logged. An error
+// means that the host has to offer all of them again.
+func (l *Leftovers) Receive(ctx context.Context, entries ...Entry) error {
+	var ours []Entry
+	for _, e := range entries {
+		if l.isOurs(e) {
+			ours = append(ours, e)
+		}
 	}
-	log := l.Log.WithFields(logrus.Fields{"stream": e.Stream, "sequence": e.Sequence, "user_id": e.UserID, "device_id": e.DeviceID})
-	if err := e.check(); err != nil {
-		log.WithError(err).Error("to_device: dropping a message that can't be stored")
+	if len(ours) == 0 {
 		return nil
 	}
-	err := l.Sender.Send(ctx, writer.Message{
-		Sender:      e.Sender,
-		Type:        e.Type,
-		Targets:     []devices.Target{{Device: e.Device, Content: e.Content}},
-		Transaction: e.key(),
-	})
-	if err == nil || retryable(err) {
-		return err
+	messages := make([]writer.Message, 0, len(ours))
+	for _, e := range ours {
+		messages = append(messages, writer.Message{
+			Sender:      e.Sender,
+			Type:        e.Type,
+			Targets:     []devices.Target{{Device: e.Device, Content: e.Content}},
+			Transaction: e.key(),
+			Remember:    entryRemembered,
+		})
 	}
-	log.WithError(err).Error("to_device: dropping a message that the database refuses")
+	err := l.Sender.Send(ctx, messages...)
+	switch {
+	case err == nil:
+		l.stored(ours)
+		return nil
+	case retryable(err):
+		return err
+	case len(ours) == 1:
+		l.log(ours[0]).WithError(err).Error("to_device: dropping a message that the database refuses")
+		return nil
+	}
+	for _, e := range ours { // the one that the database refuses must not take the others with it
+		if err := l.Receive(ctx, e); err != nil {
+			return err
+		}
+	}
 	return nil
+}
+
+// isOurs reports whether an entry is to be stored. What is for another server, the host's federation
+// sender takes from the stream: a doorbell too.
+func (l *Leftovers) isOurs(e Entry) bool {
+	if _, server, _ := strings.Cut(e.UserID, ":"); !l.IsLocal(server) {
+		return false
+	}
+	if err := e.check(); err != nil {
+		l.log(e).WithError(err).Error("to_device: dropping a message that can't be stored")
+		return false
+	}
+	return true
+}
+
+func (l *Leftovers) stored(entries []Entry) {
+	if l.KeyRequest == nil {
+		return
+	}
+	for _, e := range entries {
+		l.KeyRequest(e.Sender, e.Type, e.Content)
+	}
+}
+
+func (l *Leftovers) log(e Entry) *logrus.Entry {
+	return l.Log.WithFields(logrus.Fields{"stream": e.Stream, "sequence": e.Sequence, "user_id": e.UserID, "device_id": e.DeviceID})
 }
 
 // retryable reports whether an error says nothing of the message itself.
@@ -79,7 +130,8 @@ func retryable(err error) bool {
 	return errors.Is(err, writer.ErrUnavailable) || errors.Is(err, writer.ErrStopped) || errors.Is(err, storage.ErrTransient)
 }
 
-// key can't be the key of a client's transaction, since a stream's name is no user ID.
+// key can't be the key of a client's transaction, since a stream's name is no user ID, nor that of
+// another server's message, since it has no event type.
 func (e *Entry) key() types.TransactionKey {
 	return types.TransactionKey{
 		Device:        types.Device{UserID: e.Stream},

@@ -19,12 +19,20 @@ import (
 )
 
 type recorder struct {
-	messages []writer.Message
+	calls    int
+	messages []writer.Message // those that were accepted, and those refused by err
 	err      error
+	refuse   string // an event type the database does not accept
 }
 
-func (r *recorder) Send(_ context.Context, m writer.Message) error {
-	r.messages = append(r.messages, m)
+func (r *recorder) Send(_ context.Context, messages ...writer.Message) error {
+	r.calls++
+	for _, m := range messages {
+		if m.Type == r.refuse {
+			return errors.New("constraint violated")
+		}
+	}
+	r.messages = append(r.messages, messages...)
 	return r.err
 }
 
@@ -57,6 +65,9 @@ func TestReceiveHandsOverTheEntry(t *testing.T) {
 		t.Fatalf("sent were %+v", sender.messages)
 	}
 	m := sender.messages[0]
+	if m.Remember != 365*24*time.Hour {
+		t.Errorf("the entry is remembered for %s", m.Remember)
+	}
 	if m.Sender != "@carol:there" || m.Type != "m.room.encrypted" || m.Targets[0].Device != entry().Device ||
 		string(m.Targets[0].Content) != string(entry().Content) {
 		t.Errorf("sent was %+v", m)
@@ -68,9 +79,98 @@ func TestEntryForAnotherServerIsPassedOver(t *testing.T) {
 		l, sender, hook := newLeftovers()
 		e := entry()
 		e.UserID = userID
-		if err := l.Receive(t.Context(), e); err != nil || len(sender.messages) != 0 || len(hook.AllEntries()) != 0 {
+		if err := l.Receive(t.Context(), e); err != nil || sender.calls != 0 || len(hook.AllEntries()) != 0 {
 			t.Errorf("%q: error %v, sent %+v", userID, err, sender.messages)
 		}
+	}
+}
+
+func TestEntriesAreStoredTogetherInTheirOrder(t *testing.T) {
+	l, sender, hook := newLeftovers()
+	entries := make([]consumers.Entry, 6)
+	for i := range entries {
+		entries[i] = entry()
+		entries[i].Sequence = uint64(i)
+		entries[i].Type = fmt.Sprint("type ", i)
+	}
+	entries[1].UserID = "@doorbell:there"
+	entries[1].Type = "org.matrix.dendrite.todevice.doorbell"
+	entries[4].Content = json.RawMessage(`broken`)
+	if err := l.Receive(t.Context(), entries...); err != nil {
+		t.Fatal(err)
+	}
+	wantTypes(t, sender, 0, 2, 3, 5)
+	if sender.calls != 1 || len(hook.AllEntries()) != 1 {
+		t.Errorf("stored in %d steps, %d lines were logged", sender.calls, len(hook.AllEntries()))
+	}
+	keys := map[types.TransactionKey]bool{}
+	for _, m := range sender.messages {
+		keys[m.Transaction] = true
+	}
+	if len(keys) != 4 {
+		t.Errorf("four entries have %d keys", len(keys))
+	}
+}
+
+func wantTypes(t *testing.T, sender *recorder, want ...int) {
+	t.Helper()
+	got := make([]string, 0, len(sender.messages))
+	for _, m := range sender.messages {
+		got = append(got, strings.TrimPrefix(m.Type, "type "))
+	}
+	if fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("sent were %v, want %v", got, want)
+	}
+}
+
+func TestRefusedEntryDoesNotTakeTheOthersWithIt(t *testing.T) {
+	l, sender, hook := newLeftovers()
+	sender.refuse = "type 1"
+	entries := make([]consumers.Entry, 4)
+	for i := range entries {
+		entries[i] = entry()
+		entries[i].Type = fmt.Sprint("type ", i)
+	}
+	var told []string
+	l.KeyRequest = func(_, eventType string, _ json.RawMessage) { told = append(told, eventType) }
+	if err := l.Receive(t.Context(), entries...); err != nil {
+		t.Fatal(err)
+	}
+	wantTypes(t, sender, 0, 2, 3)
+	wantLogged(t, hook)
+	if len(told) != 3 {
+		t.Errorf("told were %v, want the three that are stored", told)
+	}
+
+	sender.err = storage.ErrTransient
+	if err := l.Receive(t.Context(), entries...); !errors.Is(err, storage.ErrTransient) {
+		t.Errorf("the host would not offer the entries again: %v", err)
+	}
+}
+
+func TestKeyRequestIsToldOfAfterItIsStored(t *testing.T) {
+	l, sender, _ := newLeftovers()
+	told := 0
+	l.KeyRequest = func(senderID, eventType string, content json.RawMessage) {
+		told++
+		if senderID != entry().Sender || eventType != entry().Type || string(content) != string(entry().Content) {
+			t.Errorf("told was %s %s %s", senderID, eventType, content)
+		}
+		if len(sender.messages) != 1 {
+			t.Error("the message is not stored yet")
+		}
+	}
+	if err := l.Receive(t.Context(), entry()); err != nil || told != 1 {
+		t.Errorf("error %v, told %d times, want once", err, told)
+	}
+	sender.err = writer.ErrUnavailable
+	remote := entry()
+	remote.UserID = "@bob:there"
+	if err := l.Receive(t.Context(), remote); err != nil {
+		t.Error(err)
+	}
+	if err := l.Receive(t.Context(), entry()); err == nil || told != 1 {
+		t.Errorf("error %v, told %d times, of a message that is not stored", err, told)
 	}
 }
 
@@ -155,8 +255,8 @@ func TestEachEntryHasOneKey(t *testing.T) {
 		return sender.messages[0].Transaction
 	}
 	first := key(func(*consumers.Entry) {})
-	if first == (types.TransactionKey{}) || strings.HasPrefix(first.UserID, "@") {
-		t.Errorf("%+v may be the key of a client's transaction", first)
+	if first == (types.TransactionKey{}) || strings.HasPrefix(first.UserID, "@") || first.EventType != "" {
+		t.Errorf("%+v may be the key of a client's transaction or of another server's message", first)
 	}
 	if again := key(func(e *consumers.Entry) { e.Timestamp = e.Timestamp.In(time.FixedZone("", 3600)) }); again != first {
 		t.Errorf("the same entry has the keys %+v and %+v", first, again)

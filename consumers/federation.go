@@ -1,0 +1,145 @@
+package consumers
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"slices"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/matrix-org/dendrite/todevicemodule/devices"
+	"github.com/matrix-org/dendrite/todevicemodule/writer"
+)
+
+// The outcomes that Federation.Observe is told, one for each EDU that needs no further attention.
+const (
+	EDUApplied           = "applied"             // stored, now or before
+	EDUSpoofed           = "spoofed"             // its sender is no user of the server that it came from
+	EDUWithoutMessageID  = "no_message_id"       // nothing would tell its repetition from a second message
+	EDUMalformed         = "malformed"           // not what the specification describes
+	EDUTooLarge          = "too_large"           // over MaxEDUBytes
+	EDUTooManyRecipients = "too_many_recipients" // names more devices than one EDU may
+	EDURefused           = "refused"             // the database will never take it
+)
+
+// maxRecipients bounds the devices that one EDU names, and those that are stored together, so that one
+// server's transaction does not hold up everybody's commits. An EDU of 64 KiB has room for 9,400 at the
+// most, with contents of "{}".
+const maxRecipients = 10_000
+
+// Federation stores what other servers send: the m.direct_to_device EDUs of their transactions
+// (server-server API, "Send-to-device messaging").
+type Federation struct {
+	Sender Sender
+	// IsLocal reports whether a server name is one of this server's own.
+	IsLocal func(serverName string) bool
+	// MaxEDUBytes is the largest content of an EDU, as it is received.
+	MaxEDUBytes int
+	// Remember is for how long an EDU is known again by its message_id. Servers repeat a transaction that
+	// was not answered for days.
+	Remember time.Duration
+	// Timeout is how long Receive waits for a transaction to be stored; zero means until its context ends.
+	Timeout time.Duration
+	// KeyRequest is told of each m.room_key_request for a local user once it is stored. It must not block.
+	// Nil means that nobody is told.
+	KeyRequest func(sender, eventType string, content json.RawMessage)
+	// Observe is told the outcome of each EDU; nil means that nobody is.
+	Observe func(outcome string)
+	Log     *logrus.Entry
+}
+
+// Receive takes the contents of the m.direct_to_device EDUs of one transaction, in their order, from the
+// server that was authenticated. It returns nil once none of them needs further attention: each is
+// durably stored for every recipient that exists, or was before, or is passed over for good, which is
+// observed. After an error the origin has to send the transaction again, for which it must be answered
+// 5xx: what was stored already is known by its message_id.
+func (f *Federation) Receive(ctx context.Context, origin string, edus []json.RawMessage) error {
+	if f.Timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, f.Timeout)
+		defer cancel()
+	}
+	var skipped []string
+	var batch []writer.Message
+	recipients := 0
+	for _, raw := range edus {
+		message, outcome := f.parse(origin, raw)
+		if outcome != "" {
+			skipped = append(skipped, outcome)
+			continue
+		}
+		if recipients += len(message.Targets); recipients > maxRecipients {
+			if err := f.store(ctx, batch); err != nil {
+				return err
+			}
+			batch, recipients = nil, len(message.Targets)
+		}
+		batch = append(batch, message)
+	}
+	if err := f.store(ctx, batch); err != nil {
+		return err
+	}
+	for _, outcome := range skipped {
+		f.Log.WithFields(logrus.Fields{"origin": origin, "outcome": outcome}).Debug("to_device: passing over an EDU")
+		f.observe(outcome)
+	}
+	return nil
+}
+
+// store returns nil once the messages are stored, but for those that the database refuses.
+func (f *Federation) store(ctx context.Context, batch []writer.Message) error {
+	if len(batch) == 0 {
+		return nil
+	}
+	err := f.Sender.Send(ctx, batch...)
+	if err != nil && !retryable(err) && ctx.Err() == nil {
+		return f.storeEach(ctx, batch)
+	}
+	if err != nil {
+		return err
+	}
+	for i := range batch {
+		f.applied(&batch[i])
+	}
+	return nil
+}
+
+// storeEach stores one by one what the database refuses together, so that what it refuses is dropped
+// alone.
+func (f *Federation) storeEach(ctx context.Context, batch []writer.Message) error {
+	for i := range batch {
+		m := &batch[i]
+		err := f.Sender.Send(ctx, *m)
+		switch {
+		case err == nil:
+			f.applied(m)
+		case retryable(err) || ctx.Err() != nil:
+			return err
+		default:
+			f.Log.WithError(err).WithFields(logrus.Fields{"sender": m.Sender, "message_id": m.Transaction.TransactionID}).
+				Error("to_device: dropping an EDU that the database refuses")
+			f.observe(EDURefused)
+		}
+	}
+	return nil
+}
+
+func (f *Federation) applied(m *writer.Message) {
+	f.observe(EDUApplied)
+	if m.Type != roomKeyRequest || len(m.Targets) == 0 || f.KeyRequest == nil {
+		return
+	}
+	// Its contents are one request to several devices, so any of them does; this one is the same each time.
+	first := slices.MinFunc(m.Targets, func(a, b devices.Target) int {
+		return cmp.Or(cmp.Compare(a.UserID, b.UserID), cmp.Compare(a.DeviceID, b.DeviceID))
+	})
+	f.KeyRequest(m.Sender, m.Type, first.Content)
+}
+
+func (f *Federation) observe(outcome string) {
+	if f.Observe != nil {
+		f.Observe(outcome)
+	}
+}
