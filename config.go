@@ -21,6 +21,9 @@ type Config struct {
 	// TransactionRetention is for how long the repetition of a request is recognised: 1h to 8760h.
 	// Default: 24h.
 	TransactionRetention time.Duration
+	// MessageIDRetention is for how long a message that another server sends again is recognised: 168h
+	// to 8760h. Default: 168h.
+	MessageIDRetention time.Duration
 	// MaxMessageBytes is the largest content for one device, as canonical JSON: 1 to 16 MiB. Default: 65536.
 	MaxMessageBytes int
 	// MaxRequestBytes is the largest body of one request: at least MaxMessageBytes, at most 1 GiB.
@@ -47,6 +50,7 @@ func DefaultConfig() Config {
 	return Config{
 		SyncLimit:            100,
 		TransactionRetention: 24 * time.Hour,
+		MessageIDRetention:   7 * 24 * time.Hour,
 		MaxMessageBytes:      64 << 10,
 		MaxRequestBytes:      10 << 20,
 		RequestTimeout:       20 * time.Second,
@@ -78,6 +82,7 @@ func (c *Config) keys() map[string]any {
 		"enabled":               &c.Enabled,
 		"sync_limit":            &c.SyncLimit,
 		"transaction_retention": &c.TransactionRetention,
+		"message_id_retention":  &c.MessageIDRetention,
 		"max_message_bytes":     &c.MaxMessageBytes,
 		"max_request_bytes":     &c.MaxRequestBytes,
 		"request_timeout":       &c.RequestTimeout,
@@ -103,6 +108,7 @@ func (c *Config) faults() (faults []error) {
 	}
 	between("sync_limit", c.SyncLimit, 1, 1000)
 	lasts("transaction_retention", c.TransactionRetention, time.Hour, 365*24*time.Hour)
+	lasts("message_id_retention", c.MessageIDRetention, 7*24*time.Hour, 365*24*time.Hour)
 	const largestMessage = 16 << 20
 	between("max_message_bytes", c.MaxMessageBytes, 1, largestMessage)
 	between("max_request_bytes", c.MaxRequestBytes, max(1, min(c.MaxMessageBytes, largestMessage)), 1<<30)

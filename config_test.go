@@ -41,6 +41,7 @@ func TestDocumentedDefaults(t *testing.T) {
 	want := todevicemodule.Config{
 		SyncLimit:            100,
 		TransactionRetention: 24 * time.Hour,
+		MessageIDRetention:   7 * 24 * time.Hour,
 		MaxMessageBytes:      65536,
 		MaxRequestBytes:      10 * 1024 * 1024,
 		RequestTimeout:       20 * time.Second,
@@ -67,6 +68,7 @@ to_device:
   enabled: yes
   sync_limit: 50
   transaction_retention: 48h
+  message_id_retention: 1000h
   max_message_bytes: 0x1000
   max_request_bytes: 4_096
   request_timeout: "1m30s"
@@ -77,7 +79,7 @@ to_device:
     conn_max_lifetime: 60
 `)
 	want := todevicemodule.Config{
-		Enabled: true, SyncLimit: 50, TransactionRetention: 48 * time.Hour,
+		Enabled: true, SyncLimit: 50, TransactionRetention: 48 * time.Hour, MessageIDRetention: 1000 * time.Hour,
 		MaxMessageBytes: 4096, MaxRequestBytes: 4096, RequestTimeout: 90 * time.Second,
 		Database: todevicemodule.DatabaseConfig{
 			ConnectionString: "file:to_device.db", MaxOpenConns: 5, MaxIdleConns: 3, ConnMaxLifetime: 60,
@@ -183,6 +185,8 @@ func TestBounds(t *testing.T) {
 		{"sync_limit", "1000", "1001"},
 		{"sync_limit", "1", "-1"},
 		{"transaction_retention", "1h", "59m59.999s"},
+		{"message_id_retention", "168h", "167h59m59s"},
+		{"message_id_retention", "8760h", "8760h1s"},
 		{"transaction_retention", "8760h", "8760h0m1ns"},
 		{"max_message_bytes", "1", "0"},
 		{"max_request_bytes", "65536", "65535"},

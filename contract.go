@@ -1,7 +1,10 @@
 package todevicemodule
 
 import (
+	"context"
+
 	"github.com/matrix-org/dendrite/todevicemodule/devices"
+	"github.com/matrix-org/dendrite/todevicemodule/outbox"
 	"github.com/matrix-org/dendrite/todevicemodule/storage"
 	"github.com/matrix-org/dendrite/todevicemodule/types"
 	"github.com/matrix-org/dendrite/todevicemodule/writer"
@@ -13,6 +16,10 @@ import (
 //
 // In return the host promises to
 //   - call Module.DevicesChanged before and after every creation and deletion of a local device,
+//   - send every transaction to another server through Module.SendTransaction,
+//   - pass the m.direct_to_device EDUs of every transaction from another server to
+//     Module.ReceiveEDUs, and answer it with a 5xx after an error,
+//   - call Module.RemoteSeen when another server sends a request,
 //   - pass PUT /sendToDevice to Module.SendToDevice once the device is authenticated,
 //   - pass the to_device position of every /sync's since token through Module.SinceForSync, then to
 //     Module.AcknowledgeSync, and read the queue by Module.ReadForSync,
@@ -21,8 +28,16 @@ import (
 type Host interface {
 	// The devices of the host's users.
 	devices.Source
+	// The host's federation sender.
+	outbox.Host
 	// IsLocalServer reports whether a server name is one of the host's own.
 	IsLocalServer(serverName string) bool
+	// Federates reports whether the host sends anything to other servers. Where it does not, their
+	// users are passed over as unknown ones are.
+	Federates() bool
+	// MarkDeviceListStale makes the host ask for the devices of another server's user again, unless it
+	// knows the device.
+	MarkDeviceListStale(ctx context.Context, userID, deviceID string) error
 	// WakeDevices ends the waiting /sync requests of the devices, for which position is the new
 	// to_device position: every message up to and including it can be read. It is called by one
 	// goroutine, in order of the positions, and must not block.

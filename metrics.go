@@ -6,6 +6,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/matrix-org/dendrite/todevicemodule/outbox"
 	"github.com/matrix-org/dendrite/todevicemodule/writer"
 )
 
@@ -18,6 +19,9 @@ type metrics struct {
 	failures  *prometheus.CounterVec
 	commits   prometheus.Histogram
 	batch     prometheus.Histogram
+	sent      *prometheus.CounterVec
+	received  *prometheus.CounterVec
+	checks    *prometheus.CounterVec
 }
 
 func newMetrics() *metrics {
@@ -49,12 +53,24 @@ func newMetrics() *metrics {
 			Help:    "Messages stored by one commit.",
 			Buckets: prometheus.ExponentialBuckets(1, 4, 8),
 		}),
+		sent: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: namespace, Subsystem: subsystem, Name: "edus_sent_total",
+			Help: "EDUs for other servers: sent, refused for now, or set aside after the last refusal.",
+		}, []string{"outcome"}),
+		received: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: namespace, Subsystem: subsystem, Name: "edus_received_total",
+			Help: "EDUs from other servers: applied, repetitions included, or why they were not.",
+		}, []string{"outcome"}),
+		checks: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: namespace, Subsystem: subsystem, Name: "key_request_checks_total",
+			Help: "Checks whether the device of another server's key request is known: checked, failed, or dropped.",
+		}, []string{"outcome"}),
 	}
 }
 
 func (m *metrics) register(registerer prometheus.Registerer) error {
 	var errs []error
-	for _, c := range []prometheus.Collector{m.requests, m.stored, m.delivered, m.failures, m.commits, m.batch} {
+	for _, c := range []prometheus.Collector{m.requests, m.stored, m.delivered, m.failures, m.commits, m.batch, m.sent, m.received, m.checks} {
 		errs = append(errs, registerer.Register(c))
 	}
 	return errors.Join(errs...)
@@ -79,4 +95,16 @@ func (m *metrics) observeRead(messages int, err error) {
 		m.failures.WithLabelValues("read").Inc()
 	}
 	m.delivered.Add(float64(messages))
+}
+
+func (m *metrics) observeSent(outcome outbox.Outcome, edus int) {
+	m.sent.WithLabelValues(string(outcome)).Add(float64(edus))
+}
+
+func (m *metrics) observeReceived(outcome string) {
+	m.received.WithLabelValues(outcome).Inc()
+}
+
+func (m *metrics) observeKeyRequest(outcome string) {
+	m.checks.WithLabelValues(outcome).Inc()
 }

@@ -11,6 +11,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/sirupsen/logrus"
 
+	"github.com/matrix-org/dendrite/todevicemodule/consumers"
+	"github.com/matrix-org/dendrite/todevicemodule/outbox"
 	"github.com/matrix-org/dendrite/todevicemodule/storage"
 	"github.com/matrix-org/dendrite/todevicemodule/writer"
 )
@@ -20,6 +22,8 @@ type idleHost struct {
 	Host
 	err error
 }
+
+func (idleHost) Federates() bool { return true }
 
 func (h idleHost) Store(DatabaseConfig) (storage.Store, error) {
 	return struct{ storage.Store }{}, h.err
@@ -71,6 +75,10 @@ func TestMetrics(t *testing.T) {
 	m.observeRead(3, nil)
 	m.observeRead(0, nil)
 	m.observeRead(0, errors.New("away"))
+	m.observeSent(outbox.Sent, 100)
+	m.observeSent(outbox.SetAside, 1)
+	m.observeReceived(consumers.EDUSpoofed)
+	m.observeKeyRequest(consumers.DeviceNotChecked)
 
 	problems, err := testutil.GatherAndLint(registry)
 	if err != nil || len(problems) > 0 {
@@ -90,6 +98,16 @@ func TestMetrics(t *testing.T) {
 # TYPE dendrite_todevice_database_failures_total counter
 dendrite_todevice_database_failures_total{operation="commit"} 1
 dendrite_todevice_database_failures_total{operation="read"} 1
+# HELP dendrite_todevice_edus_received_total EDUs from other servers: applied, repetitions included, or why they were not.
+# TYPE dendrite_todevice_edus_received_total counter
+dendrite_todevice_edus_received_total{outcome="spoofed"} 1
+# HELP dendrite_todevice_edus_sent_total EDUs for other servers: sent, refused for now, or set aside after the last refusal.
+# TYPE dendrite_todevice_edus_sent_total counter
+dendrite_todevice_edus_sent_total{outcome="sent"} 100
+dendrite_todevice_edus_sent_total{outcome="set_aside"} 1
+# HELP dendrite_todevice_key_request_checks_total Checks whether the device of another server's key request is known: checked, failed, or dropped.
+# TYPE dendrite_todevice_key_request_checks_total counter
+dendrite_todevice_key_request_checks_total{outcome="dropped"} 1
 # HELP dendrite_todevice_messages_delivered_total Messages handed over in /sync responses, repetitions included.
 # TYPE dendrite_todevice_messages_delivered_total counter
 dendrite_todevice_messages_delivered_total 3
@@ -103,7 +121,8 @@ dendrite_todevice_requests_total{code="413"} 1
 `
 	if err = testutil.GatherAndCompare(registry, strings.NewReader(want),
 		"dendrite_todevice_requests_total", "dendrite_todevice_messages_stored_total",
-		"dendrite_todevice_messages_delivered_total", "dendrite_todevice_database_failures_total"); err != nil {
+		"dendrite_todevice_messages_delivered_total", "dendrite_todevice_database_failures_total",
+		"dendrite_todevice_edus_sent_total", "dendrite_todevice_edus_received_total", "dendrite_todevice_key_request_checks_total"); err != nil {
 		t.Error(err)
 	}
 }

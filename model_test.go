@@ -55,6 +55,7 @@ func TestModel(t *testing.T) {
 
 // model is both the module and what it ought to do.
 type model struct {
+	noFederation
 	t      *testing.T
 	rt     *rapid.T
 	open   testdb.Open
@@ -123,6 +124,16 @@ func (m *model) stop() {
 }
 
 // The model is the host, too.
+
+// noFederation is a host without other servers.
+type noFederation struct{}
+
+func (noFederation) Federates() bool                                          { return false }
+func (noFederation) Ring(context.Context, string) error                       { return nil }
+func (noFederation) Backoff(string) (until time.Time, givenUp bool)           { return time.Time{}, false }
+func (noFederation) Revive(string)                                            {}
+func (noFederation) Reach(context.Context, string) error                      { return nil }
+func (noFederation) MarkDeviceListStale(_ context.Context, _, _ string) error { return nil }
 
 func (m *model) UserDevices(_ context.Context, userID string) ([]string, error) {
 	if userID != modelUser {

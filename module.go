@@ -5,23 +5,30 @@ package todevicemodule
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"sync/atomic"
+	"time"
 
+	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/matrix-org/util"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sirupsen/logrus"
 
 	"github.com/matrix-org/dendrite/todevicemodule/consumers"
 	"github.com/matrix-org/dendrite/todevicemodule/devices"
+	"github.com/matrix-org/dendrite/todevicemodule/outbox"
 	"github.com/matrix-org/dendrite/todevicemodule/routing"
 	"github.com/matrix-org/dendrite/todevicemodule/storage"
 	"github.com/matrix-org/dendrite/todevicemodule/streams"
 	"github.com/matrix-org/dendrite/todevicemodule/types"
 	"github.com/matrix-org/dendrite/todevicemodule/writer"
 )
+
+// stopSending is how long transactions to other servers that are under way may take when the module stops.
+const stopSending = 3 * time.Second
 
 // Module is the send-to-device messaging of one server.
 type Module struct {
@@ -31,12 +38,19 @@ type Module struct {
 	writer       *writer.Writer
 	acknowledger *writer.Acknowledger
 	janitor      *writer.Janitor
+	outbox       *outbox.Outbox
+	federation   *consumers.Federation
+	keyRequests  *consumers.KeyRequests
 	reader       *streams.Reader
 	route        *routing.SendToDevice
 	leftovers    *consumers.Leftovers
 	metrics      *metrics
 	running      atomic.Bool
 }
+
+// maxEDUBytes bounds an EDU of another server: one with several messages has 64 KiB at the most, and one with a
+// single message what a message may have and the IDs around it.
+func maxEDUBytes(maxMessageBytes int) int { return max(64<<10, maxMessageBytes) + 64<<10 }
 
 // New puts a module together. The metrics go to registerer; nil means that there are none. Nothing
 // runs, and the database is not asked anything, before Start.
@@ -50,21 +64,38 @@ func New(config Config, host Host, registerer prometheus.Registerer, log *logrus
 		return nil, err
 	}
 	m := &Module{log: log, store: store, directory: directory, metrics: newMetrics()}
-	m.writer = writer.New(writer.Options{Store: store, Wake: host.WakeDevices, Log: log, Observe: m.metrics.observeCommit})
+	m.outbox = outbox.New(outbox.Options{Store: store, Host: host, Log: log, Observe: m.metrics.observeSent})
+	m.writer = writer.New(writer.Options{
+		Store: store, Wake: host.WakeDevices, Outgoing: m.outbox.Added, Log: log, Observe: m.metrics.observeCommit,
+	})
 	m.acknowledger = writer.NewAcknowledger(store, log)
-	m.janitor = writer.NewJanitor(store, config.TransactionRetention, log)
+	m.janitor = writer.NewJanitor(store, log)
 	m.reader = &streams.Reader{
 		Store: store, Acknowledgements: m.acknowledger, Published: m.writer.Published, Limit: config.SyncLimit,
 	}
 	sender := &writer.Sender{Directory: directory, Writer: m.writer}
 	m.route = &routing.SendToDevice{
-		Sender:  sender,
-		IsLocal: host.IsLocalServer,
-		Limits:  routing.Limits{MessageBytes: config.MaxMessageBytes, RequestBytes: config.MaxRequestBytes},
-		Timeout: config.RequestTimeout,
-		Log:     log,
+		Sender:    sender,
+		IsLocal:   host.IsLocalServer,
+		Federates: host.Federates(),
+		Limits:    routing.Limits{MessageBytes: config.MaxMessageBytes, RequestBytes: config.MaxRequestBytes},
+		Remember:  config.TransactionRetention,
+		Timeout:   config.RequestTimeout,
+		Log:       log,
 	}
-	m.leftovers = &consumers.Leftovers{Sender: sender, IsLocal: host.IsLocalServer, Log: log}
+	m.keyRequests = consumers.NewKeyRequests(host.IsLocalServer, host.MarkDeviceListStale, log)
+	m.keyRequests.Observe = m.metrics.observeKeyRequest
+	m.leftovers = &consumers.Leftovers{Sender: sender, IsLocal: host.IsLocalServer, KeyRequest: m.keyRequests.Check, Log: log}
+	m.federation = &consumers.Federation{
+		Sender:      sender,
+		IsLocal:     host.IsLocalServer,
+		MaxEDUBytes: maxEDUBytes(config.MaxMessageBytes),
+		Remember:    config.MessageIDRetention,
+		Timeout:     config.RequestTimeout,
+		KeyRequest:  m.keyRequests.Check,
+		Observe:     m.metrics.observeReceived,
+		Log:         log,
+	}
 	if registerer != nil {
 		if err = m.metrics.register(registerer); err != nil {
 			return nil, fmt.Errorf("registering the metrics of to_device: %w", err)
@@ -83,8 +114,12 @@ func (m *Module) Start(ctx context.Context) error {
 	if err := m.writer.Start(ctx); err != nil {
 		return fmt.Errorf("starting to_device: %w", err)
 	}
+	if err := m.outbox.Start(ctx); err != nil {
+		return errors.Join(fmt.Errorf("starting to_device: %w", err), m.writer.Stop(ctx))
+	}
 	m.acknowledger.Start(ctx)
 	m.janitor.Start(ctx)
+	m.keyRequests.Start(ctx)
 	m.running.Store(true)
 	return nil
 }
@@ -96,9 +131,12 @@ func (m *Module) Stop(ctx context.Context) error {
 	if !m.running.CompareAndSwap(true, false) {
 		return nil
 	}
+	m.keyRequests.Stop()
 	m.janitor.Stop()
 	m.acknowledger.Stop(ctx)
-	return m.writer.Stop(ctx)
+	sending, cancel := context.WithTimeout(ctx, stopSending)
+	defer cancel()
+	return errors.Join(m.outbox.Stop(sending), m.writer.Stop(ctx))
 }
 
 // SendToDevice answers PUT /sendToDevice/{eventType}/{txnId} of an authenticated device; see
@@ -109,10 +147,25 @@ func (m *Module) SendToDevice(req *http.Request, device types.Device, eventType,
 	return res
 }
 
-// Receive stores an entry of the host's own stream; see consumers.Leftovers.
-func (m *Module) Receive(ctx context.Context, entry consumers.Entry) error {
-	return m.leftovers.Receive(ctx, entry)
+// Receive stores entries of the host's own stream, together; see consumers.Leftovers.
+func (m *Module) Receive(ctx context.Context, entries ...consumers.Entry) error {
+	return m.leftovers.Receive(ctx, entries...)
 }
+
+// ReceiveEDUs stores what the m.direct_to_device EDUs of one transaction from another server carry; see
+// consumers.Federation.
+func (m *Module) ReceiveEDUs(ctx context.Context, origin string, contents []json.RawMessage) error {
+	return m.federation.Receive(ctx, origin, contents)
+}
+
+// SendTransaction sends a transaction of the host's to another server, and with it what waits for that
+// server; see outbox.Outbox.
+func (m *Module) SendTransaction(ctx context.Context, t gomatrixserverlib.Transaction, deliver outbox.Deliver) error {
+	return m.outbox.Send(ctx, t, deliver)
+}
+
+// RemoteSeen is to be called when another server sends a request, authenticated or not. It returns at once.
+func (m *Module) RemoteSeen(serverName string) { m.outbox.Seen(serverName) }
 
 // DevicesChanged is to be called before and after every creation and deletion of a local user's
 // device.

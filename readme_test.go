@@ -11,6 +11,9 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/matrix-org/dendrite/todevicemodule/consumers"
+	"github.com/matrix-org/dendrite/todevicemodule/outbox"
 )
 
 func readme(t *testing.T) string {
@@ -88,6 +91,9 @@ func TestReadmeNamesEveryMetric(t *testing.T) {
 	m := newMetrics()
 	m.observeRequest(200)
 	m.failures.WithLabelValues("read")
+	m.observeSent(outbox.Sent, 1)
+	m.observeReceived(consumers.EDUApplied)
+	m.observeKeyRequest(consumers.DeviceChecked)
 	registry := prometheus.NewRegistry()
 	if err := m.register(registry); err != nil {
 		t.Fatal(err)

@@ -10,13 +10,16 @@ import (
 	"sync/atomic"
 	"time"
 
+	fedrouting "github.com/matrix-org/dendrite/federationapi/routing"
 	"github.com/matrix-org/dendrite/internal/sqlutil"
 	"github.com/matrix-org/dendrite/setup/config"
 	"github.com/matrix-org/dendrite/setup/process"
 	"github.com/matrix-org/dendrite/syncapi/notifier"
 	synctypes "github.com/matrix-org/dendrite/syncapi/types"
 	userapi "github.com/matrix-org/dendrite/userapi/api"
+	"github.com/matrix-org/gomatrixserverlib/fclient"
 	"github.com/matrix-org/gomatrixserverlib/spec"
+	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sirupsen/logrus"
 
@@ -35,10 +38,14 @@ type Dendrite struct {
 	cm     *sqlutil.Connections
 	log    *logrus.Entry
 
-	module   *todevicemodule.Module // nil unless enabled
-	userAPI  userapi.UserInternalAPI
-	notifier atomic.Pointer[notifier.Notifier]
-	stop     sync.Once
+	module     *todevicemodule.Module // nil unless enabled
+	userAPI    userapi.UserInternalAPI
+	client     fclient.FederationClient // the host's own
+	wakeups    *fedrouting.FederationWakeups
+	notifier   atomic.Pointer[notifier.Notifier]
+	federation atomic.Pointer[FederationAPI]
+	jetStream  atomic.Pointer[nats.JetStreamContext]
+	stop       sync.Once
 }
 
 // ReadConfig reads the module's section of a dendrite.yaml; see todevicemodule.ParseConfig.

@@ -2,6 +2,7 @@ package host
 
 import (
 	"context"
+	"errors"
 	"io"
 	"slices"
 	"strings"
@@ -26,8 +27,11 @@ type fakeStore struct {
 	messages []types.Message
 	err      error // of Messages
 
+	destinations []storage.Destination
+
 	mu           sync.Mutex
 	acknowledged []storage.Acknowledgement
+	outgoing     []storage.EDU // for one destination
 }
 
 type heldLock struct{}
@@ -60,11 +64,38 @@ func (s *fakeStore) Acknowledge(_ context.Context, a []storage.Acknowledgement, 
 
 func (s *fakeStore) ForgetTransactions(context.Context, time.Time, int) (int, error) { return 0, nil }
 
+func (s *fakeStore) Destinations(context.Context) ([]storage.Destination, error) {
+	return s.destinations, nil
+}
+
+func (s *fakeStore) Waiting(_ context.Context, _ string, after, _ types.Position, _, _ int) ([]storage.EDU, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var waiting []storage.EDU
+	for _, edu := range s.outgoing {
+		if edu.Position > after {
+			waiting = append(waiting, edu)
+		}
+	}
+	return waiting, nil
+}
+
+func (s *fakeStore) Sent(_ context.Context, _ string, through types.Position) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.outgoing = slices.DeleteFunc(s.outgoing, func(edu storage.EDU) bool { return edu.Position <= through })
+	return nil
+}
+
 // storeHost is a host for a module on a fakeStore.
 type storeHost struct {
 	todevicemodule.Host
 	store storage.Store
 }
+
+func (storeHost) Federates() bool                                { return true }
+func (storeHost) Backoff(string) (until time.Time, givenUp bool) { return time.Time{}, true }
+func (storeHost) Reach(context.Context, string) error            { return errors.New("nobody is there") }
 
 func (h storeHost) Store(todevicemodule.DatabaseConfig) (storage.Store, error) { return h.store, nil }
 
@@ -100,6 +131,10 @@ func TestDisabledModuleLeavesTheHostAlone(t *testing.T) {
 	if got := d.WrapUserAPI(api); got != api {
 		t.Errorf("the user API became %T", got)
 	}
+	client := &fakeClient{}
+	if got := d.WrapFederationClient(client); got != client {
+		t.Errorf("the federation client became %T", got)
+	}
 	d.Stop()
 }
 
@@ -109,6 +144,15 @@ func TestMonolithNeedsTheWatchedUserAPI(t *testing.T) {
 	d.WrapUserAPI(api)
 	err := d.AddAllPublicRoutes(&setup.Monolith{UserAPI: api}, nil, nil, httputil.Routers{}, nil, nil, nil, false)
 	if err == nil || !strings.Contains(err.Error(), "WrapUserAPI") {
+		t.Errorf("the error is %v", err)
+	}
+}
+
+func TestMonolithNeedsTheFederationAPI(t *testing.T) {
+	d := newTestHost(t, &fakeStore{})
+	watched := d.WrapUserAPI(&fakeUserAPI{})
+	err := d.AddAllPublicRoutes(&setup.Monolith{UserAPI: watched}, nil, nil, httputil.Routers{}, nil, nil, nil, false)
+	if err == nil || !strings.Contains(err.Error(), "UseFederationAPI") {
 		t.Errorf("the error is %v", err)
 	}
 }

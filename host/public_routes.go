@@ -19,7 +19,8 @@ import (
 )
 
 // AddAllPublicRoutes takes the place of Monolith.AddAllPublicRoutes: it adds the module's routes and
-// then the host's. The monolith's user API must come from WrapUserAPI.
+// then the host's. The monolith's user API must come from WrapUserAPI, and
+// UseFederationAPI must have been called.
 // While the module is not enabled it is the monolith's own method.
 func (d *Dendrite) AddAllPublicRoutes(
 	m *setup.Monolith,
@@ -38,7 +39,14 @@ func (d *Dendrite) AddAllPublicRoutes(
 	if _, watched := m.UserAPI.(*watchedUserAPI); !watched {
 		return fmt.Errorf("the monolith's user API is not the one that WrapUserAPI returned")
 	}
+	if d.federation.Load() == nil {
+		return fmt.Errorf("the module was not given the federation API: UseFederationAPI comes first")
+	}
+	js, _ := natsInstance.Prepare(processContext, &cfg.Global.JetStream)
+	d.jetStream.Store(&js)
 	d.addSendToDeviceRoute(routers.Client)
+	routers.Federation.Use(d.hint)
+	d.addSendRoute(m, processContext, cfg, routers, natsInstance)
 
 	var userDirectory userapi.QuerySearchProfilesAPI = m.UserAPI
 	if m.ExtUserDirectoryProvider != nil {

@@ -11,6 +11,7 @@ import (
 	"github.com/getsentry/sentry-go"
 	"github.com/matrix-org/dendrite/appservice"
 	"github.com/matrix-org/dendrite/federationapi"
+	fedrouting "github.com/matrix-org/dendrite/federationapi/routing"
 	"github.com/matrix-org/dendrite/internal"
 	"github.com/matrix-org/dendrite/internal/caching"
 	"github.com/matrix-org/dendrite/internal/httputil"
@@ -31,7 +32,7 @@ import (
 )
 
 // serve runs the server until it is told to stop. It assembles the components in the order of
-// cmd/dendrite/main.go of Dendrite, with the module in its four places.
+// cmd/dendrite/main.go of Dendrite, with the module in its six places.
 func serve(cfg *config.Dendrite, configPath string, flags serverFlags) error {
 	httpAddr, httpsAddr, err := flags.addresses()
 	if err != nil {
@@ -75,7 +76,10 @@ func serve(cfg *config.Dendrite, configPath string, flags serverFlags) error {
 	caches := caching.NewRistrettoCache(cfg.Global.Cache.EstimatedMaxSize, cfg.Global.Cache.MaxAge, caching.EnableMetrics)
 	natsInstance := jetstream.NATSInstance{}
 	rsAPI := roomserver.NewInternalAPI(processCtx, cfg, cm, &natsInstance, caches, caching.EnableMetrics)
-	fsAPI := federationapi.NewInternalAPI(processCtx, cfg, cm, &natsInstance, federationClient, rsAPI, caches, nil, false)
+	fsAPI := federationapi.NewInternalAPI(
+		processCtx, cfg, cm, &natsInstance, toDevice.WrapFederationClient(federationClient), rsAPI, caches, nil, false,
+	)
+	toDevice.UseFederationAPI(fsAPI, &fedrouting.FederationWakeups{FsAPI: fsAPI})
 	keyRing := fsAPI.KeyRing()
 	rsAPI.SetFederationAPI(fsAPI, keyRing)
 	userAPI := toDevice.WrapUserAPI(userapi.NewInternalAPI(

@@ -1,0 +1,72 @@
+package host
+
+import (
+	"fmt"
+	"net/http"
+	"sync"
+
+	"github.com/matrix-org/dendrite/internal/httputil"
+	"github.com/matrix-org/gomatrixserverlib/spec"
+	"github.com/matrix-org/util"
+)
+
+// maxTransactionBytes is the largest body of a transaction, 25 MiB: every PDU and EDU that it may have at
+// 64 KiB each, the specification's bound of a PDU, and one message of the largest max_message_bytes
+// that can be configured. An EDU that is larger than this server's own bound is passed over alone.
+const maxTransactionBytes = (maxPDUs+maxEDUs)*(64<<10) + 16<<20
+
+// withBoundedBody keeps the handler from reading more than maxTransactionBytes, which the host would read
+// from anybody before it asks for a signature. A body whose length is not announced breaks off there, which
+// the host answers with 400.
+func withBoundedBody(handler http.Handler) http.Handler {
+	tooLarge := httputil.MakeExternalAPI("federation_send", func(*http.Request) util.JSONResponse {
+		return util.JSONResponse{
+			Code: http.StatusRequestEntityTooLarge,
+			JSON: spec.MatrixError{
+				ErrCode: "M_TOO_LARGE",
+				Err:     fmt.Sprintf("A transaction may have %d bytes. Send fewer PDUs and EDUs at once.", maxTransactionBytes),
+			},
+			// Go's server reads on before it answers, unless the connection is to be closed.
+			Headers: map[string]string{"Connection": "close"},
+		}
+	})
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if req.ContentLength > maxTransactionBytes {
+			tooLarge.ServeHTTP(w, req)
+			return
+		}
+		req.Body = http.MaxBytesReader(w, req.Body, maxTransactionBytes)
+		handler.ServeHTTP(w, req)
+	})
+}
+
+// underWay counts what is under way for each server. Servers with nothing under way take no memory.
+type underWay struct {
+	most int
+
+	mu    sync.Mutex
+	count map[string]int
+}
+
+func newUnderWay(most int) *underWay {
+	return &underWay{most: most, count: make(map[string]int)}
+}
+
+// begin returns false if the server has the most under way; otherwise end must be called.
+func (u *underWay) begin(origin string) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.count[origin] == u.most {
+		return false
+	}
+	u.count[origin]++
+	return true
+}
+
+func (u *underWay) end(origin string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.count[origin]--; u.count[origin] == 0 {
+		delete(u.count, origin)
+	}
+}

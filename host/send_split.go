@@ -1,0 +1,64 @@
+package host
+
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+
+	"github.com/matrix-org/gomatrixserverlib"
+	"github.com/matrix-org/gomatrixserverlib/fclient"
+	"github.com/matrix-org/gomatrixserverlib/spec"
+
+	"github.com/matrix-org/dendrite/todevicemodule/internal/wire"
+)
+
+// A transaction has at most so many PDUs and EDUs (server-server API, "Transactions").
+const (
+	maxPDUs = 50
+	maxEDUs = 100
+)
+
+// splitTransaction returns the contents of a transaction's m.direct_to_device EDUs, in their order, and a
+// request with everything else. A transaction that has none, or that the host refuses, is returned as it
+// is.
+func splitTransaction(request *fclient.FederationRequest) (toDevice []json.RawMessage, rest *fclient.FederationRequest, err error) {
+	// What the host would see, whose decoder takes "EDUS" for "edus" and puts together what stands there
+	// twice (federationapi/routing/send.go). No such trick must get an EDU past the module.
+	var host struct {
+		PDUs []json.RawMessage       `json:"pdus"`
+		EDUs []gomatrixserverlib.EDU `json:"edus"`
+	}
+	err = json.Unmarshal(request.Content(), &host)
+	if err != nil || len(host.PDUs) > maxPDUs || len(host.EDUs) > maxEDUs || !slices.ContainsFunc(host.EDUs, isToDevice) {
+		return nil, request, nil
+	}
+	fields, _ := wire.Object(request.Content())
+	var edus []json.RawMessage
+	if raw, ok := fields["edus"]; ok {
+		if err = json.Unmarshal(raw, &edus); err != nil {
+			return nil, nil, err
+		}
+	}
+	others := []json.RawMessage{}
+	for _, raw := range edus {
+		var edu gomatrixserverlib.EDU
+		if err = json.Unmarshal(raw, &edu); err != nil {
+			return nil, nil, err
+		}
+		if isToDevice(edu) {
+			toDevice = append(toDevice, json.RawMessage(edu.Content))
+		} else {
+			others = append(others, raw)
+		}
+	}
+	content := map[string]any{"edus": others}
+	for key, value := range fields {
+		if !strings.EqualFold(key, "edus") {
+			content[key] = value
+		}
+	}
+	without := fclient.NewFederationRequest(request.Method(), request.Origin(), request.Destination(), request.RequestURI())
+	return toDevice, &without, without.SetContent(content)
+}
+
+func isToDevice(edu gomatrixserverlib.EDU) bool { return edu.Type == spec.MDirectToDevice }
