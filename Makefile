@@ -1,6 +1,7 @@
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 FUZZTIME ?= 60s
-FUZZERS := ./routing:FuzzRequestBody ./host:FuzzSinceToken .:FuzzConfig
+FUZZERS := ./routing:FuzzRequestBody ./host:FuzzSinceToken .:FuzzConfig ./consumers:FuzzInboundEDU
+SYNAPSE := e2e/.synapse
 
 .DEFAULT_GOAL := help
 
@@ -12,8 +13,17 @@ help: ## Show this help
 build: ## Build bin/dendrite-todevice
 	go build -trimpath -o bin/dendrite-todevice ./cmd/dendrite-todevice
 
+.PHONY: synapse
+synapse: $(SYNAPSE)/requirements.txt ## Install Synapse, with which the end-to-end tests federate
+
+# The copy of the requirements says that all of them are installed.
+$(SYNAPSE)/requirements.txt: e2e/synapse/requirements.txt
+	python3 -m venv --clear $(SYNAPSE)
+	$(SYNAPSE)/bin/pip install --quiet --disable-pip-version-check --only-binary :all: -r $<
+	cp $< $@
+
 .PHONY: test
-test: ## Run every test: units, both databases, with and without cgo, end to end
+test: synapse ## Run every test: units, both databases, with and without cgo, end to end
 	./scripts/go-test ./...
 	CGO_ENABLED=0 ./scripts/go-test ./storage/...
 	cd e2e && ../scripts/go-test -timeout 20m ./...
@@ -23,7 +33,7 @@ race: ## Run the tests of the module with the race detector, three times
 	./scripts/go-test -race -count=3 -timeout 30m ./...
 
 .PHONY: e2e
-e2e: ## Run the end-to-end tests alone, against a server with the race detector
+e2e: synapse ## Run the end-to-end tests alone, against a server with the race detector
 	cd e2e && TODEVICE_E2E_RACE=1 ../scripts/go-test -race -count=1 -timeout 30m ./...
 
 .PHONY: fuzz

@@ -42,7 +42,7 @@ func onEach(t *testing.T, test func(t *testing.T, b Backend)) {
 }
 
 // ownPostgres starts a PostgreSQL that the test may stop and kill.
-func ownPostgres(t *testing.T) *pgtest.Server {
+func ownPostgres(t testing.TB) *pgtest.Server {
 	t.Helper()
 	pg, err := pgtest.Start()
 	if err != nil {
@@ -54,6 +54,25 @@ func ownPostgres(t *testing.T) *pgtest.Server {
 		}
 	})
 	return pg
+}
+
+// databaseOn makes a database on a PostgreSQL of the test's own, which ends with it.
+func databaseOn(t *testing.T, pg *pgtest.Server, name string) string {
+	t.Helper()
+	db, err := sql.Open("postgres", pg.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close() //nolint:errcheck
+	if _, err = db.Exec("CREATE DATABASE " + name); err != nil {
+		t.Fatal(err)
+	}
+	u, err := url.Parse(pg.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.Path = "/" + name
+	return u.String()
 }
 
 var sharedDatabases atomic.Int64
@@ -95,11 +114,17 @@ func dropDatabase(dsn string) error {
 }
 
 // OpenDatabase opens the database the server keeps its messages in, beside the server.
-func (s *Server) OpenDatabase(t *testing.T) *sql.DB {
+func (s *Server) OpenDatabase(t testing.TB) *sql.DB {
+	t.Helper()
+	return s.openDatabaseOf(t, "syncapi")
+}
+
+// openDatabaseOf opens the database of a component of the host.
+func (s *Server) openDatabaseOf(t testing.TB, component string) *sql.DB {
 	t.Helper()
 	driver, dsn := "postgres", s.postgres
 	if s.Backend == SQLite {
-		driver, dsn = "sqlite", "file:"+s.sqliteFile("syncapi")+"?_pragma=busy_timeout(20000)"
+		driver, dsn = "sqlite", "file:"+s.sqliteFile(component)+"?_pragma=busy_timeout(20000)"
 	}
 	db, err := sql.Open(driver, dsn)
 	if err != nil {
@@ -114,7 +139,7 @@ func (s *Server) sqliteFile(component string) string {
 }
 
 // Queued returns how many messages the database holds for a device.
-func queued(t *testing.T, db *sql.DB, c *Client) int {
+func queued(t testing.TB, db *sql.DB, c *Client) int {
 	t.Helper()
 	var n int
 	err := db.QueryRow(
@@ -128,7 +153,7 @@ func queued(t *testing.T, db *sql.DB, c *Client) int {
 }
 
 // tableExists tells whether the server's database has a table.
-func tableExists(t *testing.T, s *Server, name string) bool {
+func tableExists(t testing.TB, s *Server, name string) bool {
 	t.Helper()
 	query := "SELECT COUNT(*) FROM information_schema.tables WHERE table_name = $1"
 	if s.Backend == SQLite {

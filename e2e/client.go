@@ -39,21 +39,22 @@ func unique(prefix string) string {
 // Client is one device of one user.
 type Client struct {
 	*mautrix.Client
+	server *Server
 }
 
 // newClient returns a client without an account.
-func newClient(t *testing.T, s *Server) *Client {
+func newClient(t testing.TB, s *Server) *Client {
 	t.Helper()
 	cli, err := mautrix.NewClient(s.URL, "", "")
 	if err != nil {
 		t.Fatal(err)
 	}
 	cli.Client = &http.Client{Transport: transport}
-	return &Client{cli}
+	return &Client{cli, s}
 }
 
 // Register makes a new user with one device.
-func Register(t *testing.T, s *Server, name string) *Client {
+func Register(t testing.TB, s *Server, name string) *Client {
 	t.Helper()
 	c := newClient(t, s)
 	res, _, err := c.Register(t.Context(), &mautrix.ReqRegister{
@@ -67,7 +68,7 @@ func Register(t *testing.T, s *Server, name string) *Client {
 }
 
 // RegisterGuest makes a guest, who has one device.
-func RegisterGuest(t *testing.T, s *Server) *Client {
+func RegisterGuest(t testing.TB, s *Server) *Client {
 	t.Helper()
 	c := newClient(t, s)
 	res, _, err := c.RegisterGuest(t.Context(), &mautrix.ReqRegister{})
@@ -78,7 +79,7 @@ func RegisterGuest(t *testing.T, s *Server) *Client {
 }
 
 // RegisterAppServiceUser makes a user of the application service.
-func RegisterAppServiceUser(t *testing.T, s *Server) *Client {
+func RegisterAppServiceUser(t testing.TB, s *Server) *Client {
 	t.Helper()
 	c := newClient(t, s)
 	c.AccessToken = appServiceToken
@@ -98,7 +99,7 @@ func (c *Client) as(user id.UserID, device id.DeviceID, token string) *Client {
 }
 
 // Login logs a device of the same user in: a new one, or the same one with a new token.
-func (c *Client) Login(t *testing.T, s *Server, device id.DeviceID) *Client {
+func (c *Client) Login(t testing.TB, s *Server, device id.DeviceID) *Client {
 	t.Helper()
 	n := newClient(t, s)
 	res, err := n.Client.Login(t.Context(), &mautrix.ReqLogin{
@@ -192,13 +193,13 @@ func mustJSON(v any) []byte {
 }
 
 // Send sends messages under a new transaction ID, and fails the test unless they are accepted.
-func (c *Client) Send(t *testing.T, eventType string, m Messages) {
+func (c *Client) Send(t testing.TB, eventType string, m Messages) {
 	t.Helper()
 	c.SendTxn(t, eventType, unique("txn"), m)
 }
 
 // SendTxn sends messages under the transaction ID given.
-func (c *Client) SendTxn(t *testing.T, eventType, txnID string, m Messages) {
+func (c *Client) SendTxn(t testing.TB, eventType, txnID string, m Messages) {
 	t.Helper()
 	if a := c.Put(t.Context(), eventType, txnID, m.Body()); a.Status != http.StatusOK {
 		t.Fatalf("sending: want 200, got %v", a)
@@ -251,7 +252,7 @@ type SyncResponse struct {
 func (r *SyncResponse) Events() []Event { return r.ToDevice.Events }
 
 // Position returns the to_device part of next_batch.
-func (r *SyncResponse) Position(t *testing.T) int64 { t.Helper(); return position(t, r.NextBatch) }
+func (r *SyncResponse) Position(t testing.TB) int64 { t.Helper(); return position(t, r.NextBatch) }
 
 // Sync is a /sync request. The zero value returns at once and has no since.
 type Sync struct {
@@ -280,7 +281,7 @@ func (c *Client) TrySync(ctx context.Context, s Sync) (*SyncResponse, Answer) {
 }
 
 // Sync sends the request and fails the test unless it is answered with 200.
-func (c *Client) Sync(t *testing.T, s Sync) *SyncResponse {
+func (c *Client) Sync(t testing.TB, s Sync) *SyncResponse {
 	t.Helper()
 	res, a := c.TrySync(t.Context(), s)
 	if res == nil {
@@ -291,7 +292,7 @@ func (c *Client) Sync(t *testing.T, s Sync) *SyncResponse {
 
 // Settle follows next_batch until nothing is left to tell the client, so that the next /sync
 // waits. It returns the token to go on from, and fails the test if a message arrives.
-func (c *Client) Settle(t *testing.T, since string) string {
+func (c *Client) Settle(t testing.TB, since string) string {
 	t.Helper()
 	eventually(t, "/sync has nothing more to tell", func() (bool, any) {
 		res := c.Sync(t, Sync{Since: since})
@@ -307,7 +308,7 @@ func (c *Client) Settle(t *testing.T, since string) string {
 
 // Receive follows next_batch until it has n messages. It returns them and the token to go on
 // from.
-func (c *Client) Receive(t *testing.T, since string, n int) ([]Event, string) {
+func (c *Client) Receive(t testing.TB, since string, n int) ([]Event, string) {
 	t.Helper()
 	var events []Event
 	eventually(t, fmt.Sprintf("%d messages arrive", n), func() (bool, any) {
@@ -323,7 +324,7 @@ func (c *Client) Receive(t *testing.T, since string, n int) ([]Event, string) {
 
 // WantNothing fails the test if a message is waiting for the device, at the token or without one.
 // The sender's device has just been answered 200 or an error, so what it stored is there.
-func (c *Client) WantNothing(t *testing.T, since string) {
+func (c *Client) WantNothing(t testing.TB, since string) {
 	t.Helper()
 	if got := c.Sync(t, Sync{Since: since}).Events(); len(got) > 0 {
 		t.Fatalf("want no messages for %s %s, got %d: %s", c.UserID, c.DeviceID, len(got), describe(got))
@@ -343,7 +344,7 @@ func describe(events []Event) string {
 }
 
 // numbers returns the number under "n" of each content.
-func numbers(t *testing.T, events []Event) []int {
+func numbers(t testing.TB, events []Event) []int {
 	t.Helper()
 	out := make([]int, len(events))
 	for i, e := range events {
@@ -360,7 +361,7 @@ func numbers(t *testing.T, events []Event) []int {
 const positionField = 3
 
 // position returns the to_device part of a sync token.
-func position(t *testing.T, token string) int64 {
+func position(t testing.TB, token string) int64 {
 	t.Helper()
 	n, err := strconv.ParseInt(strings.Split(strings.TrimPrefix(token, "s"), "_")[positionField], 10, 64)
 	if err != nil {
@@ -370,7 +371,7 @@ func position(t *testing.T, token string) int64 {
 }
 
 // withPosition returns the token with another to_device part.
-func withPosition(t *testing.T, token, position string) string {
+func withPosition(t testing.TB, token, position string) string {
 	t.Helper()
 	parts := strings.Split(strings.TrimPrefix(token, "s"), "_")
 	if len(parts) <= positionField {

@@ -22,6 +22,13 @@ type Options struct {
 	DatabaseOf *Server
 	// Federation gives the server a name that other servers reach it by, over TLS.
 	Federation bool
+	// SendMaxRetries is after how many failures in a row the host gives up on another server. 0 leaves
+	// the host's default.
+	SendMaxRetries int
+	// Unmodified runs Dendrite as it is, without the module compiled in.
+	Unmodified bool
+	// NATS is the URL of a nats-server to use, instead of the one within the process.
+	NATS string
 }
 
 const (
@@ -113,7 +120,13 @@ func (s *Server) config(o Options) object {
 			"connection_string": s.postgres, "max_open_conns": 60, "max_idle_conns": 30, "conn_max_lifetime": -1,
 		}
 	}
-	if !o.NoSection {
+	if o.NATS != "" {
+		cfg["global"].(object)["jetstream"] = object{"addresses": []string{o.NATS}}
+	}
+	if o.SendMaxRetries > 0 {
+		cfg["federation_api"].(object)["send_max_retries"] = o.SendMaxRetries
+	}
+	if !o.NoSection && !o.Unmodified {
 		section := object{"enabled": true, "max_message_bytes": maxMessageBytes, "max_request_bytes": maxRequestBytes}
 		maps.Copy(section, o.ToDevice)
 		cfg["to_device"] = section

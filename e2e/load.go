@@ -10,32 +10,51 @@ import (
 	"time"
 )
 
-// Load is a number of devices that send to one another while the server is disturbed. Its
+// Load is a number of devices that send to one another while their servers are disturbed. Its
 // clients do what real ones do: a request without an answer is repeated, under the same
 // transaction ID or with the same since token, once the server answers again.
 type Load struct {
 	Journal   *Journal
-	server    *Server
 	senders   []*Client
 	receivers []*Client
+	// onItsWay is how long a message may take after its 200. Within one server it takes no time.
+	onItsWay time.Duration
 }
 
 // NewLoad registers the devices.
-func NewLoad(t *testing.T, s *Server, senders, receivers int) *Load {
+func NewLoad(t testing.TB, s *Server, senders, receivers int) *Load {
 	t.Helper()
-	l := &Load{Journal: NewJournal(), server: s}
+	l := &Load{Journal: NewJournal()}
+	l.add(t, s, senders, receivers)
+	return l
+}
+
+// NewLoadBetween registers the devices of a load between servers, each with so many of them.
+func NewLoadBetween(t testing.TB, devices map[*Server]Devices) *Load {
+	t.Helper()
+	l := &Load{Journal: NewJournal(), onItsWay: silentRecovery}
+	for s, n := range devices {
+		l.add(t, s, n.Senders, n.Receivers)
+	}
+	return l
+}
+
+// Devices says how many devices of a server take part in a load.
+type Devices struct{ Senders, Receivers int }
+
+func (l *Load) add(t testing.TB, s *Server, senders, receivers int) {
+	t.Helper()
 	for range senders {
 		l.senders = append(l.senders, Register(t, s, "sender"))
 	}
 	for range receivers {
 		l.receivers = append(l.receivers, Register(t, s, "receiver"))
 	}
-	return l
 }
 
 // Run sends until disturb returns, waits until all that was promised has arrived or the server
 // says that nothing is left, and returns the figures.
-func (l *Load) Run(t *testing.T, disturb func()) Figures {
+func (l *Load) Run(t testing.TB, disturb func()) Figures {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
@@ -60,7 +79,7 @@ func (l *Load) Run(t *testing.T, disturb func()) Figures {
 
 // Progress waits until the load has sent and received n copies more, over every disturbance so
 // far.
-func (l *Load) Progress(t *testing.T, n int) {
+func (l *Load) Progress(t testing.TB, n int) {
 	t.Helper()
 	accepted, arrived := l.Journal.Counts()
 	eventually(t, fmt.Sprintf("the load moves on by %d messages", n), func() (bool, any) {
@@ -69,7 +88,7 @@ func (l *Load) Progress(t *testing.T, n int) {
 	})
 }
 
-func (l *Load) send(ctx context.Context, t *testing.T, c *Client, quit <-chan struct{}) {
+func (l *Load) send(ctx context.Context, t testing.TB, c *Client, quit <-chan struct{}) {
 	for seq := 0; ; seq++ {
 		select {
 		case <-quit:
@@ -96,7 +115,7 @@ func (l *Load) send(ctx context.Context, t *testing.T, c *Client, quit <-chan st
 				t.Errorf("sending under load: %v", a)
 				return
 			default:
-				l.pause(ctx)
+				pause(ctx, c.server)
 			}
 		}
 		names := make([]string, len(to))
@@ -107,13 +126,16 @@ func (l *Load) send(ctx context.Context, t *testing.T, c *Client, quit <-chan st
 	}
 }
 
-func (l *Load) receive(ctx context.Context, t *testing.T, c *Client, sent <-chan struct{}) {
+func (l *Load) receive(ctx context.Context, t testing.TB, c *Client, sent <-chan struct{}) {
 	name, since := c.UserID.String(), ""
+	var patience time.Time
 	for ctx.Err() == nil {
 		done := false
 		select {
 		case <-sent:
-			done = true
+			if done = true; patience.IsZero() {
+				patience = time.Now().Add(l.onItsWay)
+			}
 		default:
 		}
 		res, a := c.TrySync(ctx, Sync{Since: since, Timeout: 2 * time.Second})
@@ -122,7 +144,7 @@ func (l *Load) receive(ctx context.Context, t *testing.T, c *Client, sent <-chan
 			t.Errorf("/sync under load: %v", a)
 			return
 		case res == nil:
-			l.pause(ctx)
+			pause(ctx, c.server)
 			continue
 		}
 		if err := l.Journal.Arrived(name, res.Events()); err != nil {
@@ -132,16 +154,17 @@ func (l *Load) receive(ctx context.Context, t *testing.T, c *Client, sent <-chan
 		since = res.NextBatch
 		// The last /sync began after the last 200 and brought nothing, so that a message which is
 		// still missing is lost, and one that comes again would have come.
-		if done && len(res.Events()) == 0 && res.Elapsed >= 2*time.Second {
+		if done && len(res.Events()) == 0 && res.Elapsed >= 2*time.Second &&
+			(time.Now().After(patience) || l.Journal.Outstanding(name) == 0) {
 			return
 		}
 	}
 }
 
 // pause waits until the server answers, as it does at once if it only refused one request.
-func (l *Load) pause(ctx context.Context) {
+func pause(ctx context.Context, s *Server) {
 	select {
-	case <-l.server.Ready():
+	case <-s.Ready():
 	case <-ctx.Done():
 	}
 	select {

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -31,6 +32,9 @@ func TestMain(m *testing.M) {
 }
 
 func run(m *testing.M) (code int, err error) {
+	if err = manyAtOnce(); err != nil {
+		return 1, err
+	}
 	if workDir, err = os.MkdirTemp("", "todevice-e2e-"); err != nil {
 		return 1, err
 	}
@@ -68,4 +72,16 @@ func findBinary() (err error) {
 		return fmt.Errorf("building the server: %w\n%s", err, out)
 	}
 	return nil
+}
+
+// manyAtOnce lets more tests run at once than there are processors, unless the command line says how
+// many: those that may run beside others wait for servers that wait.
+func manyAtOnce() error {
+	flag.Parse()
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if given {
+		return nil
+	}
+	return flag.Set("test.parallel", "8")
 }

@@ -242,7 +242,7 @@ func sendNumbered(t *testing.T, from, to *Client, first, end int) {
 	}
 }
 
-func wantNumbers(t *testing.T, got []int, first, end int) {
+func wantNumbers(t testing.TB, got []int, first, end int) {
 	t.Helper()
 	want := make([]int, 0, end-first)
 	for n := first; n < end; n++ {

@@ -9,7 +9,7 @@ import (
 )
 
 // rawPut sends a body to a URL as both are, where mautrix would put them right first.
-func rawPut(t *testing.T, c *Client, target string, body []byte) Answer {
+func rawPut(t testing.TB, c *Client, target string, body []byte) Answer {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, target, bytes.NewReader(body))
 	if err != nil {
@@ -25,7 +25,7 @@ func rawPut(t *testing.T, c *Client, target string, body []byte) Answer {
 	return readAnswer(t, res)
 }
 
-func readAnswer(t *testing.T, res *http.Response) Answer {
+func readAnswer(t testing.TB, res *http.Response) Answer {
 	t.Helper()
 	a := Answer{Status: res.StatusCode}
 	var err error
@@ -45,7 +45,7 @@ func readAnswer(t *testing.T, res *http.Response) Answer {
 
 // wantSameJSON compares two documents token by token: the order of keys and the digits of
 // numbers count, white space and the way a character is written do not.
-func wantSameJSON(t *testing.T, got, want []byte) {
+func wantSameJSON(t testing.TB, got, want []byte) {
 	t.Helper()
 	a, b := tokens(t, got), tokens(t, want)
 	for i := range max(len(a), len(b)) {
@@ -55,7 +55,7 @@ func wantSameJSON(t *testing.T, got, want []byte) {
 	}
 }
 
-func tokens(t *testing.T, document []byte) []json.Token {
+func tokens(t testing.TB, document []byte) []json.Token {
 	t.Helper()
 	d := json.NewDecoder(bytes.NewReader(document))
 	d.UseNumber()

@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"context"
 	"fmt"
 	"net/http"
 	"strings"
@@ -116,22 +115,5 @@ func TestDeviceMadeLater(t *testing.T) {
 		alice.Send(t, "m.test", to(3))
 		events, _ = later.Receive(t, "", 1)
 		wantNumbers(t, numbers(t, events), 3, 4)
-	})
-}
-
-// Users of other servers can't be reached yet: the request is refused as a whole, since half of
-// it could not be taken back.
-func TestRemoteUsers(t *testing.T) {
-	onBoth(t, func(t *testing.T, b Backend) {
-		s := SharedServer(t, b)
-		alice, bob := Register(t, s, "alice"), Register(t, s, "bob")
-		for _, device := range []id.DeviceID{"*", "SOME"} {
-			m := To(object{"n": 0}, bob)
-			m["@someone:example.org"] = map[id.DeviceID]any{device: object{"n": 0}}
-			txn := unique("txn")
-			wantRejected(t, alice.Put(context.Background(), "m.test", txn, m.Body()),
-				rejection{status: http.StatusNotImplemented, errcode: "M_UNRECOGNIZED"}) //nolint:misspell // as the specification has it
-			bob.WantNothing(t, "")
-		}
 	})
 }

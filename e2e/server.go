@@ -40,6 +40,7 @@ type Server struct {
 	URL string
 
 	home     string // configuration, log, streams
+	binary   string
 	dir      string // SQLite files
 	name     string // in user IDs, and for federation
 	address  string
@@ -60,8 +61,13 @@ func newServer(b Backend, home string, o Options) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{
-		Backend: b, URL: "http://" + address, home: home, dir: home, name: serverName, address: address,
+		Backend: b, URL: "http://" + address, home: home, binary: binary, dir: home, name: serverName, address: address,
 		postgres: o.Postgres, ready: make(chan struct{}),
+	}
+	if o.Unmodified {
+		if s.binary, err = unmodified(); err != nil {
+			return nil, err
+		}
 	}
 	if o.Federation {
 		if err = s.federate(); err != nil {
@@ -75,7 +81,7 @@ func newServer(b Backend, home string, o Options) (*Server, error) {
 }
 
 // StartServer starts a server of the test's own, and ends it with the test.
-func StartServer(t *testing.T, b Backend, o Options) *Server {
+func StartServer(t testing.TB, b Backend, o Options) *Server {
 	t.Helper()
 	s := NewServer(t, b, o)
 	s.MustStart(t)
@@ -83,7 +89,7 @@ func StartServer(t *testing.T, b Backend, o Options) *Server {
 }
 
 // NewServer makes a server of the test's own without starting it.
-func NewServer(t *testing.T, b Backend, o Options) *Server {
+func NewServer(t testing.TB, b Backend, o Options) *Server {
 	t.Helper()
 	if b == Postgres && o.Postgres == "" && o.DatabaseOf == nil {
 		o.Postgres = pgtest.NewDatabase(t)
@@ -103,18 +109,27 @@ func NewServer(t *testing.T, b Backend, o Options) *Server {
 
 var shared = struct {
 	sync.Mutex
-	servers map[Backend]*Server
-}{servers: map[Backend]*Server{}}
+	servers map[sharedKey]*Server
+}{servers: map[sharedKey]*Server{}}
+
+type sharedKey struct {
+	backend Backend
+	role    string
+}
 
 // SharedServer returns the server for all tests that keep apart by their users. A test may kill
 // and restart it: the tests of one database run one after the other.
-func SharedServer(t *testing.T, b Backend) *Server {
+func SharedServer(t testing.TB, b Backend) *Server {
+	t.Helper()
+	return sharedServer(t, sharedKey{b, "alone"}, Options{})
+}
+
+func sharedServer(t testing.TB, key sharedKey, o Options) *Server {
 	t.Helper()
 	shared.Lock()
 	defer shared.Unlock()
-	s := shared.servers[b]
+	b, s := key.backend, shared.servers[key]
 	if s == nil {
-		o := Options{}
 		home, err := os.MkdirTemp(workDir, string(b)+"-")
 		if err == nil && b == Postgres {
 			o.Postgres, err = createDatabase()
@@ -125,7 +140,7 @@ func SharedServer(t *testing.T, b Backend) *Server {
 		if err != nil {
 			t.Fatal(err)
 		}
-		shared.servers[b] = s
+		shared.servers[key] = s
 	}
 	logged := s.logSize()
 	t.Cleanup(func() { s.report(t, logged) })
@@ -141,14 +156,14 @@ func stopShared() error {
 	shared.Lock()
 	defer shared.Unlock()
 	var errs []error
-	for b, s := range shared.servers {
+	for key, s := range shared.servers {
 		if s.running() {
 			errs = append(errs, s.Stop())
 		}
 		if races := s.races(); races != "" {
-			errs = append(errs, fmt.Errorf("data races in the %s server:\n%s", b, races))
+			errs = append(errs, fmt.Errorf("data races in the %s server:\n%s", key.backend, races))
 		}
-		if b == Postgres {
+		if key.backend == Postgres {
 			errs = append(errs, dropDatabase(s.postgres))
 		}
 	}
@@ -156,7 +171,7 @@ func stopShared() error {
 }
 
 // MustStart starts the server and fails the test if it does not come up.
-func (s *Server) MustStart(t *testing.T) {
+func (s *Server) MustStart(t testing.TB) {
 	t.Helper()
 	if err := s.Start(); err != nil {
 		t.Fatal(err)
@@ -203,7 +218,7 @@ func (s *Server) launch() error {
 		return err
 	}
 	defer log.Close() //nolint:errcheck
-	cmd := exec.Command(binary, append([]string{
+	cmd := exec.Command(s.binary, append([]string{
 		"-config", s.path("dendrite.yaml"), "-http-bind-address", s.address, "-really-enable-open-registration",
 	}, s.tls...)...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = s.home, log, log
@@ -278,7 +293,7 @@ func (s *Server) dumpStacks() string {
 }
 
 // Restart kills the server and starts it again on the same data.
-func (s *Server) Restart(t *testing.T) {
+func (s *Server) Restart(t testing.TB) {
 	t.Helper()
 	if err := s.Kill(); err != nil {
 		t.Fatal(err)
@@ -295,7 +310,7 @@ func (s *Server) Ready() <-chan struct{} {
 }
 
 // WaitExit waits for the process to end by itself and returns its exit code and what it printed.
-func (s *Server) WaitExit(t *testing.T) (code int, output string) {
+func (s *Server) WaitExit(t testing.TB) (code int, output string) {
 	t.Helper()
 	select {
 	case <-s.exited:
@@ -322,7 +337,7 @@ func (s *Server) running() bool {
 
 // report prints the log of a failed test, and fails a test whose server ran into a data race or
 // panicked.
-func (s *Server) report(t *testing.T, from int64) {
+func (s *Server) report(t testing.TB, from int64) {
 	t.Helper()
 	tail := s.logTail(from)
 	if strings.Contains(tail, "\npanic: ") || strings.Contains(tail, "\nfatal error: ") || strings.Contains(tail, "http: panic serving") {
@@ -368,12 +383,19 @@ func (s *Server) logTail(from int64) string {
 	return string(data)
 }
 
+var takenAddresses sync.Map
+
 // freeAddress returns a loopback address below the range outgoing connections take their ports
 // from. Within that range a client that retries while the server is down can be given the
 // server's own port, and then talks to itself.
+//
+// No address is given out twice: a server that is down is still known by its own.
 func freeAddress() (string, error) {
 	for range 200 {
 		address := fmt.Sprintf("127.0.0.1:%d", 20000+rand.IntN(12000))
+		if _, taken := takenAddresses.LoadOrStore(address, true); taken {
+			continue
+		}
 		l, err := net.Listen("tcp", address)
 		if err != nil {
 			continue

@@ -14,7 +14,13 @@ import (
 const deadline = 30 * time.Second
 
 // eventually waits for a condition; the condition says what it saw, for the failure.
-func eventually(t *testing.T, what string, condition func() (ok bool, saw any)) {
+func eventually(t testing.TB, what string, condition func() (ok bool, saw any)) {
+	t.Helper()
+	within(t, deadline, what, condition)
+}
+
+// within is eventually for a condition that was promised for a time.
+func within(t testing.TB, deadline time.Duration, what string, condition func() (ok bool, saw any)) {
 	t.Helper()
 	end := time.Now().Add(deadline)
 	for {
@@ -30,7 +36,7 @@ func eventually(t *testing.T, what string, condition func() (ok bool, saw any)) 
 }
 
 // duringSync sends a /sync, calls action once the server works on it and returns the response.
-func duringSync(t *testing.T, c *Client, s Sync, action func()) *SyncResponse {
+func duringSync(t testing.TB, c *Client, s Sync, action func()) *SyncResponse {
 	t.Helper()
 	res, a := duringAnySync(t, c, s, action)
 	if res == nil {
@@ -40,7 +46,7 @@ func duringSync(t *testing.T, c *Client, s Sync, action func()) *SyncResponse {
 }
 
 // duringAnySync is duringSync for a /sync that may be refused or cut off.
-func duringAnySync(t *testing.T, c *Client, s Sync, action func()) (*SyncResponse, Answer) {
+func duringAnySync(t testing.TB, c *Client, s Sync, action func()) (*SyncResponse, Answer) {
 	t.Helper()
 	type result struct {
 		res *SyncResponse
@@ -72,7 +78,7 @@ func duringAnySync(t *testing.T, c *Client, s Sync, action func()) (*SyncRespons
 func itoa(n int64) string { return strconv.FormatInt(n, 10) }
 
 // readUntil reads until a line contains the mark, and returns all it read.
-func readUntil(t *testing.T, from io.Reader, mark string) string {
+func readUntil(t testing.TB, from io.Reader, mark string) string {
 	t.Helper()
 	result := make(chan string, 1)
 	var out strings.Builder

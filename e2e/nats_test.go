@@ -1,0 +1,319 @@
+package e2e
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+// What an unmodified Dendrite left in the stream when it was killed is delivered once and in order, and so is
+// what comes after it. What the unmodified Dendrite had taken out is in its own table.
+func TestLeftoversOfUnmodifiedDendrite(t *testing.T) {
+	onBoth(t, func(t *testing.T, b Backend) {
+		n := StartNATS(t)
+		js := n.connect(t)
+		s := StartServer(t, b, Options{NATS: n.URL, Unmodified: true})
+		bob := Register(t, s, "bob")
+		bob.Settle(t, "")
+		stop(t, s)
+		const left = 2000
+		publishNumbered(t, js, bob, 0, left)
+		redeliverSoon(t, js)
+
+		s.MustStart(t)
+		eventually(t, "the unmodified Dendrite takes some", func() (bool, any) {
+			taken := hostQueued(t, s, bob)
+			return taken >= 20, taken
+		})
+		kill(t, s)
+		taken := hostQueued(t, s, bob)
+		if taken == left {
+			t.Fatal("the unmodified Dendrite has taken all")
+		}
+
+		s = s.withModule(t, Options{NATS: n.URL})
+		s.MustStart(t)
+		publishNumbered(t, js, bob, left, left+100)
+		got, since := collect(t, bob, "", left+99)
+		// The one that the unmodified Dendrite had stored when it was killed, but not acknowledged, nobody can tell
+		// from those that it had not.
+		if first := got[0]; first != taken && first != taken-1 {
+			t.Errorf("the first one is %d, the unmodified Dendrite took %d", first, taken)
+		}
+		wantNumbers(t, got, got[0], left+100)
+		wantDrained(t, js)
+		bob.Settle(t, since)
+	})
+}
+
+// The server is killed again and again while it takes entries, the last time together with nats-server.
+func TestKilledWhileTakingEntries(t *testing.T) {
+	onBoth(t, func(t *testing.T, b Backend) {
+		n := StartNATS(t)
+		js := n.connect(t)
+		s := StartServer(t, b, Options{NATS: n.URL})
+		bob := Register(t, s, "bob")
+		since := bob.Settle(t, "")
+		stop(t, s)
+		redeliverSoon(t, js)
+		const each, kills = 1000, 5
+		publishNumbered(t, js, bob, 0, each)
+		db := s.OpenDatabase(t)
+		for i := range kills {
+			before := queued(t, db, bob)
+			if err := s.launch(); err != nil {
+				t.Fatal(err)
+			}
+			publishNumbered(t, js, bob, each*(i+1), each*(i+2))
+			eventually(t, "the server takes some", func() (bool, any) {
+				now := queued(t, db, bob)
+				return now >= before+50, now
+			})
+			if i == kills-1 {
+				n.Kill(t)
+			}
+			kill(t, s)
+		}
+		n.Start(t)
+		s.MustStart(t)
+		got, since := collect(t, bob, since, each*(kills+1)-1)
+		wantNumbers(t, got, 0, each*(kills+1))
+		wantDrained(t, js)
+		bob.Settle(t, since)
+	})
+}
+
+// nats-server is killed, and stopped, while entries come in: what it has confirmed is delivered once and in
+// order, and the server, if it ended, is started again as a supervisor would. Meanwhile
+// local devices send to one another.
+func TestNATSKilledUnderEntries(t *testing.T) {
+	onBoth(t, func(t *testing.T, b Backend) {
+		n := StartNATS(t)
+		js := n.connect(t)
+		s := StartServer(t, b, Options{NATS: n.URL})
+		alice, bob, carol := Register(t, s, "alice"), Register(t, s, "bob"), Register(t, s, "carol")
+		since := bob.Settle(t, "")
+		redeliverSoon(t, js)
+		relay := startRelay(t, js, bob)
+		disturbances := []func(testing.TB){n.Kill, n.Kill, n.Stop, n.Kill}
+		for i, end := range disturbances {
+			relay.progress(t, 200)
+			end(t)
+			alice.Send(t, "m.test", To(object{"n": i}, carol))
+			time.Sleep(time.Duration(i) * 500 * time.Millisecond)
+			n.Start(t)
+			if !s.running() {
+				t.Log("the server ended: ", s.logTail(0))
+				s.MustStart(t)
+			}
+		}
+		relay.progress(t, 200)
+		confirmed := relay.end(t)
+
+		got, since := collect(t, bob, since, confirmed[len(confirmed)-1])
+		wantAscending(t, got)
+		if lost := missing(confirmed, got); len(lost) > 0 {
+			t.Errorf("%d of %d are lost: %v", len(lost), len(confirmed), lost)
+		}
+		wantDrained(t, js)
+		bob.Settle(t, since)
+		events, _ := carol.Receive(t, "", len(disturbances))
+		wantNumbers(t, numbers(t, events), 0, len(disturbances))
+		t.Logf("%d entries confirmed, %d delivered", len(confirmed), len(got))
+	})
+}
+
+// The same with the host's own NATS: what its streams held when the server was killed is taken out once, whatever
+// kills it while it does so.
+func TestKilledWhileTakingEntriesOfItsOwnNATS(t *testing.T) {
+	onBoth(t, func(t *testing.T, b Backend) {
+		s := StartServer(t, b, Options{Unmodified: true})
+		bob := Register(t, s, "bob")
+		bob.Settle(t, "")
+		stop(t, s)
+		const left = 3000
+		withStreams(t, s, func(js nats.JetStreamContext) {
+			redeliverSoon(t, js)
+			publishNumbered(t, js, bob, 0, left)
+		})
+
+		s = s.withModule(t, Options{})
+		db := s.OpenDatabase(t)
+		eventually(t, "the server takes all, over every kill", func() (bool, any) {
+			before := 0
+			if tableExists(t, s, "todevice_messages") {
+				before = queued(t, db, bob)
+			}
+			s.MustStart(t)
+			eventually(t, "the server takes some", func() (bool, any) {
+				now := queued(t, db, bob)
+				return now >= min(before+300, left), now
+			})
+			kill(t, s)
+			now := queued(t, db, bob)
+			return now >= left, now
+		})
+		s.MustStart(t)
+		got, since := collect(t, bob, "", left-1)
+		wantNumbers(t, got, 0, left)
+		time.Sleep(2 * soon)
+		bob.Settle(t, since)
+		stop(t, s)
+		withStreams(t, s, func(js nats.JetStreamContext) { wantDrained(t, js) })
+	})
+}
+
+// withStreams runs a nats-server on the streams of a server that does not run.
+func withStreams(t *testing.T, s *Server, f func(nats.JetStreamContext)) {
+	t.Helper()
+	n := startNATS(t, s.path("jetstream"))
+	f(n.connect(t))
+	n.Stop(t)
+}
+
+// withModule returns the server on the same data with the module compiled in.
+func (s *Server) withModule(t *testing.T, o Options) *Server {
+	t.Helper()
+	s.binary = binary
+	if err := writeJSON(s.path("dendrite.yaml"), s.config(o)); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// soon is after what time NATS delivers again what was not acknowledged, instead of 30 seconds.
+const soon = 2 * time.Second
+
+func redeliverSoon(t *testing.T, js nats.JetStreamContext) {
+	t.Helper()
+	info, err := js.ConsumerInfo(natsStream, natsConsumer)
+	if err == nil {
+		info.Config.AckWait = soon
+		_, err = js.UpdateConsumer(natsStream, &info.Config)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// hostQueued returns how many messages an unmodified Dendrite holds for a device.
+func hostQueued(t *testing.T, s *Server, c *Client) (n int) {
+	t.Helper()
+	err := s.OpenDatabase(t).QueryRow(
+		"SELECT COUNT(*) FROM syncapi_send_to_device WHERE user_id = $1 AND device_id = $2", c.UserID.String(), c.DeviceID.String(),
+	).Scan(&n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// collect follows next_batch, over every disturbance, until a number has arrived.
+func collect(t *testing.T, c *Client, since string, last int) (got []int, next string) {
+	t.Helper()
+	within(t, 2*time.Minute, "the last message arrives", func() (bool, any) {
+		res, _ := c.TrySync(t.Context(), Sync{Since: since, Timeout: time.Second})
+		if res == nil {
+			return false, got
+		}
+		got, since = append(got, numbers(t, res.Events())...), res.NextBatch
+		return slices.Contains(got, last), len(got)
+	})
+	return got, since
+}
+
+func wantAscending(t *testing.T, got []int) {
+	t.Helper()
+	for i := 1; i < len(got); i++ {
+		if got[i] <= got[i-1] {
+			t.Errorf("%d comes after %d", got[i], got[i-1])
+		}
+	}
+}
+
+func missing(want, got []int) (lost []int) {
+	there := make(map[int]bool, len(got))
+	for _, n := range got {
+		there[n] = true
+	}
+	for _, n := range want {
+		if !there[n] {
+			lost = append(lost, n)
+		}
+	}
+	return lost
+}
+
+// relay publishes ascending numbers one after the other, over every disturbance.
+type relay struct {
+	mu        sync.Mutex
+	confirmed []int
+	cancel    context.CancelFunc
+	done      chan struct{}
+}
+
+func startRelay(t *testing.T, js nats.JetStreamContext, to *Client) *relay {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	r := &relay{cancel: cancel, done: make(chan struct{})}
+	go func() {
+		defer close(r.done)
+		for n, last := 0, false; !last; n++ {
+			ended := ctx.Err() != nil
+			if publish(js, "@relayed:remote.example", to, object{"n": n}) != nil {
+				continue // the stream may have it all the same: it is not sent again
+			}
+			r.mu.Lock()
+			r.confirmed = append(r.confirmed, n)
+			r.mu.Unlock()
+			last = ended
+		}
+	}()
+	return r
+}
+
+// progress waits for n more confirmations.
+func (r *relay) progress(t *testing.T, n int) {
+	t.Helper()
+	before := r.count()
+	eventually(t, "the relay goes on", func() (bool, any) {
+		now := r.count()
+		return now >= before+n, now - before
+	})
+}
+
+func (r *relay) count() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.confirmed)
+}
+
+// end returns the numbers that were confirmed, of which the last one is the last that was sent.
+func (r *relay) end(t *testing.T) []int {
+	t.Helper()
+	r.cancel()
+	select {
+	case <-r.done:
+	case <-time.After(deadline):
+		t.Fatal("the relay does not come to its end")
+	}
+	return r.confirmed
+}
+
+func kill(t *testing.T, s *Server) {
+	t.Helper()
+	if err := s.Kill(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func stop(t *testing.T, s *Server) {
+	t.Helper()
+	if err := s.Stop(); err != nil {
+		t.Fatal(err)
+	}
+}
