@@ -15,7 +15,7 @@ const (
 	EnvelopeBytes       = envelopeBytes
 	MaxAnswerBytes      = maxAnswerBytes
 	FailuresAlike       = failuresAlike
-	RetriedAtOnce       = retriedAtOnce
+	RetriedInARow       = retriedInARow
 	DrainFor            = drainFor
 	Tick                = tick
 	LookPause           = lookPause

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/matrix-org/gomatrix"
 	"github.com/matrix-org/gomatrixserverlib"
@@ -27,6 +28,7 @@ func TestSendFails(t *testing.T) {
 					if err := f.send(typing(1)); !errors.Is(err, failure) && err.Error() != failure.Error() {
 						t.Errorf("the host is told %v, want %v", err, failure)
 					}
+					f.clock.advance(time.Second)
 				}
 				f.wantLine(there, ids)
 				tried := f.remote.tried()

@@ -90,6 +90,6 @@ func (h *host) count(counts map[string]int, destination string) int {
 	return counts[destination]
 }
 
-func (h *host) rung(destination string) int         { return h.count(h.rings, destination) }
-func (h *host) timesAsked(destination string) int   { return h.count(h.asked, destination) }
-func (h *host) timesRevived(destination string) int { return h.count(h.revived, destination) }
+func (h *host) rung(destination string) int       { return h.count(h.rings, destination) }
+func (h *host) timesAsked(destination string) int { return h.count(h.asked, destination) }
+func (h *host) timesRevived() int                 { return h.count(h.revived, there) }

@@ -2,6 +2,7 @@ package outbox_test
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -124,6 +125,57 @@ func TestRefusesEverything(t *testing.T) {
 			})
 		}
 	}
+}
+
+// Something in between refused everything for a while: no message is to blame.
+func TestRefusesEverythingAtFirst(t *testing.T) {
+	each(t, func(f *fixture) {
+		f.start()
+		var want []string
+		for n := range 12 {
+			ids := f.add(edus(there, fmt.Sprintf("%02d-", n), 20)...)
+			want = append(want, ids...)
+			left := n
+			f.remote.on(func(context.Context, gomatrixserverlib.Transaction) error {
+				left--
+				if left >= 0 {
+					return answer(403)
+				}
+				return nil
+			})
+			if f.send(typing(1)) != nil {
+				f.must(f.send(typing(1)))
+			}
+			f.wantArrived(want)
+			if len(f.store.refused()) > 0 {
+				t.Fatalf("refused after %d refusals: %+v", n, f.store.refused())
+			}
+		}
+		f.wantForgotten()
+	})
+}
+
+// A refused message that is accepted when it is sent once more does not stand aside.
+func TestRefusesOnce(t *testing.T) {
+	each(t, func(f *fixture) {
+		f.start()
+		ids := f.add(edus(there, "m", 10)...)
+		refusals := 0
+		f.remote.on(func(_ context.Context, t gomatrixserverlib.Transaction) error {
+			if slices.Contains(idsOf(t), "m003") && refusals < 5 { // all 10, 5, 3, 2, and alone
+				refusals++
+				return answer(400)
+			}
+			return nil
+		})
+		f.must(f.send())
+		f.wantArrived(ids)
+		f.wantLine(there, nil)
+		if len(f.store.refused()) > 0 || f.outcomes[outbox.Sent] != 10 {
+			t.Errorf("refused: %+v, observed: %v", f.store.refused(), f.outcomes)
+		}
+		f.wantForgotten()
+	})
 }
 
 // The host's own events are refused, ours go all the same.

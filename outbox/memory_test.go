@@ -100,7 +100,7 @@ func TestRemembersWhatIsNotDeleted(t *testing.T) {
 func TestRemembersWhatIsToBeTriedAgain(t *testing.T) {
 	each(t, func(f *fixture) {
 		f.start()
-		f.refuseOne("m")
+		f.refuseOne()
 		f.restart()
 		f.settle()
 		if f.Destinations() != 1 || f.Remembered() != 1 {

@@ -37,6 +37,7 @@ func TestModel(t *testing.T) {
 				"restart":       m.restartSome,
 				"database":      m.breakDatabase,
 				"refuses all":   m.refuseAll,
+				"refuses first": m.refuseFirst,
 				"becomes moody": m.calm,
 				"":              m.checkAll,
 			})
@@ -107,6 +108,8 @@ func (r *modelRemote) answer(_ context.Context, t gomatrixserverlib.Transaction)
 		return answer(503)
 	case "busy":
 		return answer(429)
+	case "proxy":
+		return answer(403)
 	case "all":
 		r.script = []string{"all"} // until the script is changed
 		return answer(403)
@@ -247,6 +250,14 @@ func (m *model) refuseAll(rt *rapid.T) {
 	if len(m.store.refused()) > before {
 		rt.Fatal("something was put aside for a destination that takes nothing")
 	}
+}
+
+// refuseFirst sends through something that refuses everything at first.
+func (m *model) refuseFirst(rt *rapid.T) {
+	name, r := m.draw(rt)
+	r.script = slices.Repeat([]string{"proxy"}, rapid.IntRange(1, 12).Draw(rt, "refusals"))
+	m.sendTo(rt, name)
+	r.script = nil
 }
 
 func (m *model) calm(rt *rapid.T) {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
+	"golang.org/x/time/rate"
 
 	"github.com/matrix-org/dendrite/todevicemodule/storage"
 	"github.com/matrix-org/dendrite/todevicemodule/types"
@@ -62,6 +63,7 @@ type Outbox struct {
 	wake     chan struct{} // holds a token while there may be something to do
 	ringing  chan struct{} // holds a token for each destination that is being rung for
 	asking   chan struct{} // holds a token for each destination that failed and is being looked after
+	asks     *rate.Limiter
 	running  context.Context
 	cancel   context.CancelFunc
 	stopping bool           // take no more EDUs along; guarded by mu
@@ -109,6 +111,7 @@ func New(options Options) *Outbox {
 		wake:         make(chan struct{}, 1),
 		ringing:      make(chan struct{}, rungForAtOnce),
 		asking:       make(chan struct{}, askedAtOnce),
+		asks:         rate.NewLimiter(askedASecond, askedAtOnce),
 	}
 }
 

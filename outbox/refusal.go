@@ -26,8 +26,8 @@ const (
 	failuresAlike = 5
 	// maxAnswerBytes is how much of an answer is kept.
 	maxAnswerBytes = 1024
-	// retriedAtOnce bounds the refused EDUs that one call of Send sends again.
-	retriedAtOnce = 10
+	// retriedInARow bounds the refused EDUs that one call of Send sends again.
+	retriedInARow = 10
 	// storeTimeout bounds the record of what became of an EDU, which is made even if the host gave up.
 	storeTimeout = 30 * time.Second
 )
@@ -181,11 +181,7 @@ func (s *session) retryRefused() error {
 		return nil
 	}
 	s.suspects = true
-	due, err := s.Store.Refused(s.ctx, s.d.name, s.Now(), retriedAtOnce)
-	s.broken = err != nil
-	for i := 0; i < len(due) && err == nil; i++ {
-		err = s.retry(due[i])
-	}
+	err := s.retryDue()
 	if err == nil {
 		s.retryAt, err = s.nextRetry()
 	}
@@ -197,6 +193,23 @@ func (s *session) retryRefused() error {
 		return nil // no fault of the destination's
 	}
 	return err
+}
+
+func (s *session) retryDue() error {
+	now := s.Now()
+	for range retriedInARow {
+		due, err := s.Store.Refused(s.ctx, s.d.name, now, 1) // one may have 16 MiB
+		if err != nil {
+			s.broken = true
+		}
+		if err != nil || len(due) == 0 {
+			return err
+		}
+		if err = s.retry(due[0]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // retry returns an error if it is not known what the destination thinks of the EDU.

@@ -14,8 +14,9 @@ import (
 	"github.com/matrix-org/dendrite/todevicemodule/outbox"
 )
 
-// refuseOne has one message refused and looks that it stands aside.
-func (f *fixture) refuseOne(id string) {
+// refuseOne has one message, m, refused and looks that it stands aside.
+func (f *fixture) refuseOne() {
+	const id = "m"
 	f.Helper()
 	f.add(edu(there, id))
 	f.remote.refuses(400, id)
@@ -33,7 +34,7 @@ func TestRefusedIsTriedAgainAndSetAside(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			each(t, func(f *fixture) {
 				f.start()
-				f.refuseOne("m")
+				f.refuseOne()
 				for i, pause := range outbox.Pauses {
 					if restart {
 						f.restart()
@@ -82,7 +83,7 @@ func refuseWith(err error) func(context.Context, gomatrixserverlib.Transaction) 
 func TestRefusedIsAcceptedLater(t *testing.T) {
 	each(t, func(f *fixture) {
 		f.start()
-		f.refuseOne("m")
+		f.refuseOne()
 		f.remote.on(nil)
 		f.must(f.send(typing(1))) // too early
 		if len(f.remote.got()) != 0 {
@@ -102,8 +103,9 @@ func TestRefusedIsAcceptedLater(t *testing.T) {
 func TestManyRefused(t *testing.T) {
 	each(t, func(f *fixture) {
 		f.start()
-		refused := f.add(edus(there, "r", 2*outbox.RetriedAtOnce+5)...)
+		refused := f.add(edus(there, "r", 2*outbox.RetriedInARow+5)...)
 		f.add(edu(there, "x"))
+		f.wantRings(there, 1)
 		f.remote.refuses(400, refused...)
 		f.must(f.send())
 		f.remote.on(nil)
@@ -126,7 +128,7 @@ func TestRetryMeetsAFailure(t *testing.T) {
 	for _, failure := range []error{errNetwork, answer(503), answer(429), answer(500), answer(401)} {
 		each(t, func(f *fixture) {
 			f.start()
-			f.refuseOne("m")
+			f.refuseOne()
 			f.remote.fails(failure)
 			for range 10 {
 				f.clock.advance(outbox.Pauses[0])
@@ -149,7 +151,7 @@ func TestRetryMeetsAFailure(t *testing.T) {
 func TestRetryFailsAfterTheHostsPart(t *testing.T) {
 	each(t, func(f *fixture) {
 		f.start()
-		f.refuseOne("m")
+		f.refuseOne()
 		f.clock.advance(outbox.Pauses[0])
 		f.remote.on(failAfter(1))
 		f.must(f.send(typing(1)))

@@ -14,6 +14,9 @@ const (
 	// askedAtOnce bounds those that are asked whether they are back. Each may take reachTimeout.
 	askedAtOnce  = 64
 	reachTimeout = 10 * time.Second
+	// askedASecond bounds how many are asked in a second, so that names that do not exist, of which a user
+	// may make up any number, take no more: 1,000 of them are asked within lookPause.
+	askedASecond = 50
 	// lookPause is how long a destination that can't be reached is left alone: messages are to be on
 	// their way within a minute of its return.
 	lookPause = 20 * time.Second
@@ -52,22 +55,26 @@ func (o *Outbox) lookAround() {
 		if !o.needsCare(d, now) {
 			continue
 		}
-		places := o.ringing
 		if d.failing || d.belled {
-			places = o.asking
-		}
-		select {
-		case places <- struct{}{}:
-			l := d.look(now)
-			o.tasks.Go(func() {
-				o.tend(l)
-				o.tended(d)
-				<-places
-				o.wakeWatch() // others may be waiting for their turn
-			})
-		default:
+			if len(o.asking) < askedAtOnce && o.asks.AllowN(now, 1) {
+				o.startLook(d, now, o.asking)
+			}
+		} else if len(o.ringing) < rungForAtOnce {
+			o.startLook(d, now, o.ringing)
 		}
 	}
+}
+
+// startLook takes one of the places, of which one must be free. The caller has mu.
+func (o *Outbox) startLook(d *destination, now time.Time, places chan struct{}) {
+	places <- struct{}{} // filled under mu alone
+	l := d.look(now)
+	o.tasks.Go(func() {
+		o.tend(l)
+		o.tended(d)
+		<-places
+		o.wakeWatch() // others may be waiting for their turn
+	})
 }
 
 // needsCare reports whether something waits for a destination while nobody works on it. The caller has mu.

@@ -99,7 +99,7 @@ func TestRingsAgainWithGrowingPatience(t *testing.T) {
 	f.settle()
 	for i, pause := range []time.Duration{5, 10, 20, 30, 30, 30, 30} {
 		f.wantRungAfter(pause * time.Second)
-		if got := f.host.timesRevived(there); got != i+1 {
+		if got := f.host.timesRevived(); got != i+1 {
 			t.Errorf("revived %d times, want %d", got, i+1)
 		}
 	}
@@ -118,6 +118,7 @@ func TestRingsNobodyWithoutEDUs(t *testing.T) {
 	f.remote.on(nil)
 	f.must(f.sendTransaction(f.transaction("other.org", nil, typing(1))))
 	f.add(edu(there, "a"))
+	f.settle()
 	f.must(f.send())
 	rings := f.host.rung(there)
 	for range 10 {
@@ -176,14 +177,14 @@ func TestAsksForTheHost(t *testing.T) {
 				f.clock.advance(time.Millisecond)
 				f.settle()
 			}
-			if f.host.rung(there) != 0 || f.host.timesRevived(there) != 0 {
+			if f.host.rung(there) != 0 || f.host.timesRevived() != 0 {
 				t.Error("rung for a destination that does not answer")
 			}
 			f.host.change(func() { f.host.onReach = nil })
 			f.clock.advance(outbox.LookPause)
 			f.wantRings(there, 1)
-			if f.host.timesRevived(there) != 1 {
-				t.Errorf("revived %d times", f.host.timesRevived(there))
+			if f.host.timesRevived() != 1 {
+				t.Errorf("revived %d times", f.host.timesRevived())
 			}
 			f.must(f.send())
 			f.wantForgotten()
@@ -202,12 +203,12 @@ func TestRevivesTheDoorbellThatFailed(t *testing.T) {
 	_ = f.send()
 	f.clock.advance(outbox.Tick)
 	f.wantRings(there, 1)
-	if f.host.timesRevived(there) != 1 {
-		t.Errorf("revived %d times", f.host.timesRevived(there))
+	if f.host.timesRevived() != 1 {
+		t.Errorf("revived %d times", f.host.timesRevived())
 	}
 	f.wantRungAfter(outbox.Patience)
-	if f.host.timesRevived(there) != 2 {
-		t.Errorf("revived %d times", f.host.timesRevived(there))
+	if f.host.timesRevived() != 2 {
+		t.Errorf("revived %d times", f.host.timesRevived())
 	}
 }
 
@@ -291,8 +292,8 @@ func TestAHintDuringABackoff(t *testing.T) {
 	f.clock.advance(outbox.HintPause)
 	f.Seen(there)
 	f.wantRings(there, 1)
-	if f.host.timesRevived(there) != 1 || f.host.timesAsked(there) != 1 {
-		t.Errorf("asked %d times, revived %d times", f.host.timesAsked(there), f.host.timesRevived(there))
+	if f.host.timesRevived() != 1 || f.host.timesAsked(there) != 1 {
+		t.Errorf("asked %d times, revived %d times", f.host.timesAsked(there), f.host.timesRevived())
 	}
 }
 
