@@ -206,7 +206,11 @@ func TestCheckThatWaitsIsNotRepeated(t *testing.T) {
 	}
 	// It is checked again once it is asked again after that.
 	c.wait(t, "the end of the last check", func() bool { return c.underWay["slow"] == 0 })
+	deadline := time.Now().Add(30 * time.Second)
 	for again := false; !again; {
+		if time.Now().After(deadline) {
+			t.Fatal("it is never checked again")
+		}
 		c.ask("@carol:slow", "D1")
 		c.mu.Lock()
 		again = len(c.begun) > 4

@@ -10,6 +10,7 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -42,6 +43,8 @@ type FakeRemote struct {
 	behave   func(*Transaction) Reply
 	script   []Reply
 	alias    id.RoomID      // what every alias of the remote stands for
+	silent   bool           // about the devices of its users
+	asked    []string       // whose devices it was asked for
 	inFlight map[string]int // by origin
 	inbox
 	rules
@@ -167,7 +170,14 @@ func (r *FakeRemote) routes() http.Handler {
 		return object{"server": object{"name": "fake", "version": "1"}}
 	})
 	answer("GET /_matrix/federation/v1/user/devices/{userID}", func(req *http.Request) any {
-		return object{"user_id": req.PathValue("userID"), "stream_id": 1, "devices": []any{}}
+		r.mu.Lock()
+		r.asked = append(r.asked, req.PathValue("userID"))
+		silent := r.silent
+		r.mu.Unlock()
+		if silent {
+			<-req.Context().Done()
+		}
+		return devicesOf(req.PathValue("userID"))
 	})
 	answer("POST /_matrix/federation/v1/user/keys/query", func(*http.Request) any { return object{"device_keys": object{}} })
 	answer("GET /_matrix/federation/v1/query/directory", func(*http.Request) any {
@@ -208,4 +218,28 @@ func (r *FakeRemote) Alias(room id.RoomID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.alias = room
+}
+
+// HideDevices leaves every question for the devices of a user without an answer.
+func (r *FakeRemote) HideDevices() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.silent = true
+}
+
+// Asked returns the users whose devices were asked for.
+func (r *FakeRemote) Asked() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.asked)
+}
+
+// devicesOf returns the one device, KNOWN, that every user of a remote has.
+func devicesOf(userID string) object {
+	const device, key = "KNOWN", "zKbLg+NrIjpnagy+pIY6uPL4ZwEG2v+8F9lmgsnlZzs"
+	keys := object{
+		"user_id": userID, "device_id": device, "algorithms": []string{},
+		"keys": object{"curve25519:" + device: key, "ed25519:" + device: key}, "signatures": object{},
+	}
+	return object{"user_id": userID, "stream_id": 1, "devices": []object{{"device_id": device, "keys": keys}}}
 }

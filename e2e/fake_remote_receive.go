@@ -110,7 +110,7 @@ func (r *FakeRemote) receive(w http.ResponseWriter, req *http.Request) {
 func (r *FakeRemote) take(x *Transaction) Reply {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.rules.check(x)
+	r.check(x)
 	if r.inFlight[x.Origin]++; r.inFlight[x.Origin] > 1 {
 		r.fault("transaction %s came while another one was not answered", x.ID)
 	}
@@ -120,7 +120,7 @@ func (r *FakeRemote) take(x *Transaction) Reply {
 	} else {
 		reply = r.behave(x)
 	}
-	r.inbox.add(x, reply)
+	r.add(x, reply)
 	return reply
 }
 

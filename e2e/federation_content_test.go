@@ -8,6 +8,7 @@ import (
 	"math/big"
 	"net/http"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -87,7 +88,7 @@ func TestStrangeContentsBetweenServers(t *testing.T) {
 	onBoth(t, func(t *testing.T, b Backend) {
 		here, there := SharedPair(t, b)
 		alice, bob := Register(t, here, "alice"), Register(t, there, "bob")
-		contents := append(strangeContents, nested(100), `{"a":"`+strings.Repeat("é", 30000)+`"}`)
+		contents := slices.Concat(strangeContents, []string{nested(100), `{"a":"` + strings.Repeat("é", 30000) + `"}`})
 		for _, content := range contents {
 			sendContent(t, alice, bob, content)
 		}

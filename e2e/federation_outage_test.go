@@ -118,6 +118,7 @@ func TestDatabasesKilledWhileMessagesCross(t *testing.T) {
 // Messages of both ways wait for a remote when the module is switched on: those that the host keeps
 // and those that come after.
 func TestSwitchedOnWhileMessagesWait(t *testing.T) {
+	t.Parallel()
 	onBoth(t, func(t *testing.T, b Backend) {
 		here, there := StartPair(t, b, Options{ToDevice: object{"enabled": false}}, Options{})
 		alice, carol, bob := Register(t, here, "alice"), Register(t, here, "carol"), Register(t, there, "bob")

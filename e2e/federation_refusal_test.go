@@ -119,7 +119,19 @@ func TestManyRefusedEDUs(t *testing.T) {
 		}
 		close(release)
 		remote.WantNumbers(t, 200, deadline)
-		t.Logf("200 messages and 7 refused ones took %d transactions", len(remote.Transactions()))
+		found := len(remote.Transactions())
+		t.Logf("200 messages and 7 refused ones took %d transactions", found)
+
+		// From then on those refused come alone, if they come: they cost no other message a second attempt.
+		for n := range 20 {
+			sendNumbered(t, alice, device, 200+n, 201+n)
+			remote.WantNumbers(t, 201+n, deadline)
+		}
+		for _, x := range remote.Transactions()[found:] {
+			if refuseIt(x).Status != http.StatusOK && len(x.EDUs) > 1 {
+				t.Errorf("transaction %s has %d EDUs, one of which was refused before", x.ID, len(x.EDUs))
+			}
+		}
 	})
 }
 
@@ -175,6 +187,7 @@ func TestLargeTransactionsRefused(t *testing.T) {
 // A room event that the remote refuses, with all that it comes with, is the host's own affair, and the host
 // waits longer after each attempt: messages to devices arrive without it.
 func TestRefusedRoomEvent(t *testing.T) {
+	t.Parallel()
 	onBoth(t, func(t *testing.T, b Backend) {
 		here := StartServer(t, b, Options{Federation: true}) // the host never gets rid of that event
 		remote := NewFakeRemote(t, here)

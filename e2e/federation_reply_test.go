@@ -94,7 +94,7 @@ func TestManySilentRemotes(t *testing.T) {
 		silent, messages := make([]*FakeRemote, 100), Messages{}
 		for i := range silent {
 			silent[i] = NewFakeRemote(t, here)
-			silent[i].Script(hang(release))
+			silent[i].Script(acceptLate(release))
 			messages[silent[i].User("bob")] = map[id.DeviceID]any{"*": object{"n": 0}}
 		}
 		alice.Send(t, "m.test", messages)

@@ -5,6 +5,7 @@ import "testing"
 // An unmodified Dendrite on the other side gets each message once and in order, also after it was away, and
 // what it sends arrives. What it sends itself it may send twice, each time under another message_id.
 func TestUnmodifiedRemote(t *testing.T) {
+	t.Parallel()
 	onBoth(t, func(t *testing.T, b Backend) {
 		here, there := StartPair(t, b, Options{}, Options{Unmodified: true})
 		alice, bob := Register(t, here, "alice"), Register(t, there, "bob")

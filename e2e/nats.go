@@ -171,6 +171,10 @@ func wantDrained(t testing.TB, js nats.JetStreamContext) {
 		if err != nil {
 			return false, err
 		}
-		return info.NumPending == 0 && info.NumAckPending == 0, fmt.Sprintf("%+v", info)
+		stream, err := js.StreamInfo(natsStream)
+		if err != nil {
+			return false, err
+		}
+		return info.NumPending == 0 && info.NumAckPending == 0, fmt.Sprintf("%+v, of the stream %+v", info, stream.State)
 	})
 }

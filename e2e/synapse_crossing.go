@@ -32,8 +32,6 @@ const (
 	// crossingWindow is how many copies may be on their way. It keeps a stopped server's backlog within
 	// what the other one takes in a few seconds.
 	crossingWindow = 200
-	// crossingDeadline is what the messages may take that wait for a server that was down.
-	crossingDeadline = time.Minute
 )
 
 // NewCrossing registers the users.
@@ -98,7 +96,7 @@ func open(quit <-chan struct{}) bool {
 func (c *Crossing) Progress(t testing.TB, n int) {
 	t.Helper()
 	accepted, arrived := c.Journal.Counts()
-	within(t, crossingDeadline, fmt.Sprintf("%d copies more from the %s server arrive", n, c.from.server.Backend), func() (bool, any) {
+	within(t, silentRecovery, fmt.Sprintf("%d copies more from the %s server arrive", n, c.from.server.Backend), func() (bool, any) {
 		a, b := c.Journal.Counts()
 		return a >= accepted+n && b >= arrived+n, []int{a - accepted, b - arrived}
 	})
@@ -106,7 +104,7 @@ func (c *Crossing) Progress(t testing.TB, n int) {
 
 func (c *Crossing) waitForAll(t testing.TB) {
 	t.Helper()
-	within(t, crossingDeadline, fmt.Sprintf("all from the %s server arrive", c.from.server.Backend), func() (bool, any) {
+	within(t, silentRecovery, fmt.Sprintf("all from the %s server arrive", c.from.server.Backend), func() (bool, any) {
 		f := c.Journal.Check()
 		return f.Lost == 0, f
 	})

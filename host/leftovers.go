@@ -172,7 +172,7 @@ func (l *leftovers) subscribe() error {
 		return fmt.Errorf("subscribing to the consumer %s: %w", l.durable, err)
 	}
 	l.subscription, l.disconnect, l.next = subscription, disconnect, info.Delivered.Consumer+1
-	if err = l.redeliver(info); err != nil {
+	if err = l.redeliver(js, info); err != nil {
 		l.log.WithError(err).Warn("to_device: messages of the host's stream that were delivered before may come late")
 	}
 	return nil
@@ -203,20 +203,37 @@ func (l *leftovers) unsubscribe() {
 // redeliver makes NATS deliver again, and before anything else, what went to a process or over a
 // connection that ended before it was acknowledged. By itself NATS does so after 30 seconds, and
 // delivers what is newer in the meantime.
-func (l *leftovers) redeliver(info *nats.ConsumerInfo) (err error) {
-	first, last := info.AckFloor.Stream+1, info.Delivered.Stream
-	if info.NumAckPending == 0 || first > last || last-first >= unacknowledgedAtMost {
+func (l *leftovers) redeliver(js nats.JetStreamContext, info *nats.ConsumerInfo) error {
+	if info.NumAckPending == 0 {
 		return nil
 	}
-	// Which ones they are, only NATS knows: the negative acknowledgement of any other entry has no effect.
+	stream, err := js.StreamInfo(l.stream, &nats.StreamInfoRequest{DeletedDetails: true})
+	if err != nil {
+		return err
+	}
+	first, last := info.AckFloor.Stream+1, min(info.Delivered.Stream, stream.State.LastSeq)
+	if first > last || last-first >= unacknowledgedAtMost {
+		return nil
+	}
+	deleted := make(map[uint64]bool, len(stream.State.Deleted))
+	for _, sequence := range stream.State.Deleted {
+		deleted[sequence] = true
+	}
 	for sequence := first; sequence <= last && err == nil; sequence++ {
 		entry := nats.Msg{Sub: l.subscription, Reply: fmt.Sprintf(
 			"$JS.ACK.%s.%s.1.%d.%d.0.0", l.stream, l.durable, sequence, info.Delivered.Consumer,
 		)}
+		// Which ones were not acknowledged, only NATS knows: for the others this has no effect.
+		answer := entry.Nak
+		if sequence < stream.State.FirstSeq || deleted[sequence] {
+			// NATS was killed and has forgotten the acknowledgement. It would wait for the next pull
+			// request, and for each of these again, before it delivers anything.
+			answer = entry.Ack
+		}
 		if sequence < last {
-			err = entry.Nak()
+			err = answer()
 		} else { // NATS takes them in their order
-			err = entry.Nak(nats.AckWait(answerTimeout))
+			err = answer(nats.AckWait(answerTimeout))
 		}
 	}
 	return err
