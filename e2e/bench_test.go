@@ -46,7 +46,7 @@ func BenchmarkFederation(b *testing.B) {
 			fmt.Fprintf(&table, "%-28s %11.1fx\n", "ratio, "+string(backend), rates[len(rates)-1]/rates[0])
 		}
 	}
-	b.Logf("%d senders with a receiver each, %d bytes; the delay at %d messages/s, from the 200 to the /sync response\n%s",
+	fmt.Printf("%d senders with a receiver each, %d bytes; the delay at %d messages/s, from the 200 to the /sync response\n%s",
 		benchPairs, benchContent, benchOffered, table.String())
 }
 

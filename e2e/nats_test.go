@@ -65,11 +65,10 @@ func TestKilledWhileTakingEntries(t *testing.T) {
 		db := s.OpenDatabase(t)
 		for i := range kills {
 			before := queued(t, db, bob)
-			if err := s.launch(); err != nil {
-				t.Fatal(err)
-			}
+			keepRunning(t, s)
 			publishNumbered(t, js, bob, each*(i+1), each*(i+2))
 			eventually(t, "the server takes some", func() (bool, any) {
+				keepRunning(t, s)
 				now := queued(t, db, bob)
 				return now >= before+50, now
 			})
@@ -79,7 +78,7 @@ func TestKilledWhileTakingEntries(t *testing.T) {
 			kill(t, s)
 		}
 		n.Start(t)
-		s.MustStart(t)
+		supervise(t, s)
 		got, since := collect(t, bob, since, each*(kills+1)-1)
 		wantNumbers(t, got, 0, each*(kills+1))
 		wantDrained(t, js)
@@ -108,7 +107,7 @@ func TestNATSKilledUnderEntries(t *testing.T) {
 			n.Start(t)
 			if !s.running() {
 				t.Log("the server ended: ", s.logTail(0))
-				s.MustStart(t)
+				supervise(t, s)
 			}
 		}
 		relay.progress(t, 200)
@@ -148,7 +147,7 @@ func TestKilledWhileTakingEntriesOfItsOwnNATS(t *testing.T) {
 			if tableExists(t, s, "todevice_messages") {
 				before = queued(t, db, bob)
 			}
-			s.MustStart(t)
+			supervise(t, s)
 			eventually(t, "the server takes some", func() (bool, any) {
 				now := queued(t, db, bob)
 				return now >= min(before+300, left), now
@@ -157,7 +156,7 @@ func TestKilledWhileTakingEntriesOfItsOwnNATS(t *testing.T) {
 			now := queued(t, db, bob)
 			return now >= left, now
 		})
-		s.MustStart(t)
+		supervise(t, s)
 		got, since := collect(t, bob, "", left-1)
 		wantNumbers(t, got, 0, left)
 		time.Sleep(2 * soon)
@@ -183,6 +182,27 @@ func (s *Server) withModule(t *testing.T, o Options) *Server {
 		t.Fatal(err)
 	}
 	return s
+}
+
+// keepRunning starts the server if it does not run, without waiting for it. It ends if it finds the database
+// locked by the one that was killed a moment before.
+func keepRunning(t *testing.T, s *Server) {
+	t.Helper()
+	if s.running() {
+		return
+	}
+	if err := s.launch(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// supervise starts the server until it stays.
+func supervise(t *testing.T, s *Server) {
+	t.Helper()
+	eventually(t, "the server starts", func() (bool, any) {
+		err := s.Start()
+		return err == nil, err
+	})
 }
 
 // soon is after what time NATS delivers again what was not acknowledged, instead of 30 seconds.

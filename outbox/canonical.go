@@ -69,15 +69,15 @@ func withCanonicalNumbers(value any) (any, error) {
 // Python does, since Synapse writes them so when it verifies a signature. Dendrite leaves them as they are.
 func canonicalNumber(number json.Number) (json.Number, error) {
 	text := number.String()
+	f, err := strconv.ParseFloat(text, 64)
+	if err != nil || math.IsInf(f, 0) {
+		return "", ErrNumber
+	}
 	if !strings.ContainsAny(text, ".eE") {
 		if text == "-0" {
 			return "0", nil
 		}
 		return number, nil
-	}
-	f, err := strconv.ParseFloat(text, 64)
-	if err != nil || math.IsInf(f, 0) {
-		return "", ErrNumber
 	}
 	const exact = 1 << 53
 	if f == math.Trunc(f) && math.Abs(f) < exact {

@@ -26,6 +26,7 @@ const (
 	MaxPatience         = maxPatience
 	RungForAtOnce       = rungForAtOnce
 	AskedAtOnce         = askedAtOnce
+	AskedASecond        = askedASecond
 )
 
 // Pauses are those between the refusals of an EDU.

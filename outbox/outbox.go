@@ -75,9 +75,10 @@ type Outbox struct {
 type destination struct {
 	name string
 
-	version uint64    // grows with each EDU added
-	waiting bool      // EDUs may be in line
-	retryAt time.Time // when a refused EDU is due; zero if none is
+	version uint64        // grows with each EDU added
+	added   chan struct{} // holds a token once an EDU was added
+	waiting bool          // EDUs may be in line
+	retryAt time.Time     // when a refused EDU is due; zero if none is
 
 	sends     uint64    // grows with each call of Send
 	busy      int       // calls of Send
@@ -124,7 +125,8 @@ func (o *Outbox) Start(ctx context.Context) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for _, k := range kept {
-		o.destinations[k.Name] = &destination{name: k.Name, waiting: k.Waiting, retryAt: k.RetryAt}
+		d := o.destination(k.Name)
+		d.waiting, d.retryAt = k.Waiting, k.RetryAt
 	}
 	o.running, o.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	o.tasks.Go(o.watch)
@@ -162,6 +164,10 @@ func (o *Outbox) Added(edus []storage.EDU) {
 		d := o.destination(edu.Destination)
 		d.version++
 		d.waiting = true
+		select {
+		case d.added <- struct{}{}:
+		default:
+		}
 	}
 	o.mu.Unlock()
 	o.wakeWatch()
@@ -199,7 +205,7 @@ func (o *Outbox) Destinations() (n int) {
 func (o *Outbox) destination(name string) *destination {
 	d, ok := o.destinations[name]
 	if !ok {
-		d = &destination{name: name}
+		d = &destination{name: name, added: make(chan struct{}, 1)}
 		o.destinations[name] = d
 	}
 	return d

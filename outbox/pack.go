@@ -87,6 +87,7 @@ type builder struct {
 	end         []byte // what follows the messages
 	envelope    int    // bytes around the content
 	user        string // whose devices are being written
+	forAll      bool   // one for all devices of user was written
 }
 
 func newBuilder(m Message, destination string) *builder {
@@ -101,6 +102,9 @@ func newBuilder(m Message, destination string) *builder {
 }
 
 func (b *builder) hasRoom(target devices.Target) bool {
+	if b.user == target.UserID && (b.forAll || target.DeviceID == devices.AllDevices) {
+		return false // Synapse expands "*" only where it stands alone
+	}
 	added := len(quote(target.DeviceID)) + len(target.Content) + len(`,:}`)
 	if target.UserID != b.user {
 		added += len(quote(target.UserID)) + len(`}:{`)
@@ -117,7 +121,7 @@ func (b *builder) add(target devices.Target) {
 	default:
 		b.content.WriteString(`},` + quote(target.UserID) + `:{`)
 	}
-	b.user = target.UserID
+	b.user, b.forAll = target.UserID, target.DeviceID == devices.AllDevices
 	b.content.WriteString(quote(target.DeviceID) + `:`)
 	b.content.Write(target.Content)
 }
@@ -132,10 +136,7 @@ func (b *builder) edu() storage.EDU {
 }
 
 func quote(s string) string {
-	text, err := encode(s)
-	if err != nil {
-		panic(err) // a string always has a JSON form
-	}
+	text, _ := encode(s) // every string has a JSON form
 	return string(text)
 }
 

@@ -39,6 +39,7 @@ func TestPackCarriesWhatWasSent(t *testing.T) {
 				t.Fatalf("EDU %+v", e)
 			}
 			ids[e.MessageID] = true
+			lastBefore := beforeLast
 			for j, got := range targets {
 				want, ok := sent[got.Device]
 				if !ok || outbox.ServerOf(got.UserID) != e.Destination {
@@ -56,16 +57,27 @@ func TestPackCarriesWhatWasSent(t *testing.T) {
 			if size := sizeOf(t, e); size > outbox.MaxEDUBytes && len(targets) > 1 {
 				t.Fatalf("an EDU with %d contents has %d bytes", len(targets), size)
 			}
-			if i > 0 && before.Destination == e.Destination && fits(t, m, before, targets[0]) {
+			if i > 0 && before.Destination == e.Destination && fits(t, m, before, targets[0]) && !wildcardBeside(lastBefore, targets[0]) {
 				t.Fatalf("the first content of an EDU had room in the one before")
 			}
 			before = e
+			for _, got := range targets[1:] {
+				if wildcardBeside(targets[0], got) {
+					t.Fatalf("%v is beside %v", got.Device, targets[0].Device)
+				}
+			}
 			wantSignable(t, e.Content)
 		}
 		if len(sent) > 0 {
 			t.Fatalf("%d contents were not sent", len(sent))
 		}
 	})
+}
+
+// wildcardBeside reports whether two of one user's targets are one for all devices and one for a certain
+// device.
+func wildcardBeside(a, b devices.Target) bool {
+	return a.UserID == b.UserID && (a.DeviceID == devices.AllDevices || b.DeviceID == devices.AllDevices)
 }
 
 func drawTargets(t *rapid.T) map[types.Device]string {

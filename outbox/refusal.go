@@ -240,6 +240,7 @@ func (s *session) done(ours []edu) {
 		return
 	}
 	s.Observe(Sent, len(ours))
+	s.sent = true
 	s.d.sentThrough = ours[len(ours)-1].Position
 	s.deleteSent()
 }

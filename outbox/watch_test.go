@@ -3,12 +3,14 @@ package outbox_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib"
 
 	"github.com/matrix-org/dendrite/todevicemodule/outbox"
+	"github.com/matrix-org/dendrite/todevicemodule/storage"
 )
 
 func (f *fixture) wantRings(destination string, want int) {
@@ -415,6 +417,36 @@ func TestUnreachableDestinationsHoldNobodyUp(t *testing.T) {
 	}
 }
 
+// A user may write to any number of servers that do not exist.
+func TestAsksFewInASecond(t *testing.T) {
+	f := onSQLite(t)
+	f.start()
+	f.host.change(func() { f.host.onReach = func(context.Context, string) error { return errNetwork } })
+	var all []storage.EDU
+	for i := range 2*outbox.AskedAtOnce + 2*outbox.AskedASecond {
+		name := fmt.Sprintf("made-up%d.org", i)
+		f.host.change(func() { f.host.givenUp[name] = true })
+		all = append(all, edu(name, "m"))
+	}
+	f.add(all...)
+	for want := outbox.AskedAtOnce; want < len(all); want += outbox.AskedASecond {
+		f.waitFor("as many are asked as may be", func() bool { return f.host.askedOfAll() >= want })
+		f.settlePlaces()
+		if got := f.host.askedOfAll(); got != want {
+			t.Fatalf("%d were asked, want %d", got, want)
+		}
+		f.clock.advance(time.Second)
+	}
+}
+
+// settlePlaces has the watch go around while more wait than may have their turn.
+func (f *fixture) settlePlaces() {
+	for range 30 {
+		f.Wake()
+		time.Sleep(time.Millisecond)
+	}
+}
+
 func (h *host) askedOfAll() (n int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -441,7 +473,8 @@ func TestAddedDuringASend(t *testing.T) {
 	f.store.afterWaiting = func(found int) {
 		if found == 0 && len(late) == 1 {
 			late = nil
-			f.add(edu(there, "c")) // after the look that found nothing
+			f.clock.advance(time.Minute) // the call doesn't linger
+			f.add(edu(there, "c"))       // after the look that found nothing
 		}
 	}
 	f.must(f.send())
