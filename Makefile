@@ -44,6 +44,10 @@ fuzz: ## Run each fuzzer for FUZZTIME (60s)
 bench: ## Run the benchmarks of the stores and the writer
 	go test -run '^$$' -bench . -benchmem ./storage/... ./writer/...
 
+.PHONY: bench-federation
+bench-federation: ## Measure two servers with the module beside two unmodified ones, in one run
+	cd e2e && go test -run '^$$' -bench Federation -benchtime 1x -timeout 30m .
+
 .PHONY: lint
 lint: ## Run go vet and golangci-lint
 	go vet ./... && go run $(GOLANGCI_LINT) run ./...
