@@ -194,7 +194,7 @@ func (s *Server) Start() error {
 		res, err := client.Do(req)
 		if err == nil {
 			_ = res.Body.Close()
-			if res.StatusCode == http.StatusOK {
+			if res.StatusCode == http.StatusOK && s.federates() {
 				s.mu.Lock()
 				close(s.ready)
 				s.mu.Unlock()
@@ -209,6 +209,19 @@ func (s *Server) Start() error {
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
+}
+
+// federates tells whether other servers can reach this one, unless it has no name for them. The two listeners
+// come up one after the other.
+func (s *Server) federates() bool {
+	if s.tls == nil {
+		return true
+	}
+	conn, err := net.Dial("tcp", s.name)
+	if err != nil {
+		return false
+	}
+	return conn.Close() == nil
 }
 
 // launch starts the process without waiting for it to answer.

@@ -32,6 +32,7 @@ type leftoversTest struct {
 	log     *logtest.Hook
 
 	mu       sync.Mutex
+	commits  int
 	stored   []string // contents
 	known    map[string]bool
 	repeated int
@@ -99,6 +100,7 @@ func (test *leftoversTest) receive(_ context.Context, entries ...consumers.Entry
 	}
 	test.mu.Lock()
 	defer test.mu.Unlock()
+	test.commits++
 	for _, e := range entries {
 		key := fmt.Sprint(e.Stream, e.Sequence, e.Timestamp.UnixNano())
 		if test.known[key] {
@@ -205,6 +207,9 @@ func TestLeftoversAreTakenInOrder(t *testing.T) {
 	test.publish(t, 0, 3*leftoversAtOnce)
 	test.start(t, t.Context())
 	test.wantStored(t, 3*leftoversAtOnce)
+	if test.commits > leftoversAtOnce {
+		t.Errorf("%d entries were stored in %d steps", 3*leftoversAtOnce, test.commits)
+	}
 	for i := range 5 { // one by one, too
 		test.publish(t, 3*leftoversAtOnce+i, 3*leftoversAtOnce+i+1)
 		test.wantStored(t, 3*leftoversAtOnce+i+1)
@@ -393,6 +398,9 @@ func TestConsumerEndsWithTheProcess(t *testing.T) {
 	}
 	own.ShutdownDendrite()
 	own.WaitForComponentsToFinish()
+	if _, err := test.js.ConsumerInfo(test.stream(), test.durable()+"Pull"); err != nil {
+		t.Error(err)
+	}
 
 	test.publish(t, 0, 3)
 	test.start(t, t.Context())

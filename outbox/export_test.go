@@ -82,6 +82,16 @@ func (o *Outbox) Stopping() bool {
 // Wake has the watch go around.
 func (o *Outbox) Wake() { o.wakeWatch() }
 
+// Woken reports whether the watch was woken, and takes the token.
+func (o *Outbox) Woken() bool {
+	select {
+	case <-o.wake:
+		return true
+	default:
+		return false
+	}
+}
+
 // Settle has the watch go around until it finds nothing more to do at this time.
 func (o *Outbox) Settle(ctx context.Context) error {
 	for !o.settled() {

@@ -197,6 +197,9 @@ func TestAnswerIsBounded(t *testing.T) {
 		f.add(edu(there, "m"))
 		f.remote.on(refuseWith(gomatrix.HTTPError{Code: 413, Contents: []byte("<html>\x00" + strings.Repeat("é", 1<<20))}))
 		f.must(f.send())
+		if n := len(f.store.refused()[0].Answer); n > outbox.MaxAnswerBytes {
+			t.Errorf("%d bytes go to the database", n)
+		}
 		got := f.aside(there)[0].Answer
 		if len(got) > outbox.MaxAnswerBytes+10 || !strings.HasPrefix(got, "413 <html>") {
 			t.Errorf("%d bytes are kept: %.100q", len(got), got)

@@ -1,6 +1,7 @@
 package outbox_test
 
 import (
+	"errors"
 	"fmt"
 	"reflect"
 	"slices"
@@ -231,4 +232,31 @@ func TestSendStopsAfterTheDrainTime(t *testing.T) {
 	f.must(f.send())
 	f.wantArrived(ids)
 	f.wantForgotten()
+}
+
+// Two transactions to a destination at once would break the order, and be answered with a 429.
+func TestSendsWaitForEachOther(t *testing.T) {
+	each(t, func(f *fixture) {
+		f.start()
+		ids := f.add(edus(there, "m", 3)...)
+		release := make(chan struct{})
+		first := f.blocked(release)
+		second := make(chan error, 1)
+		go func() { second <- f.Send(f.ctx, f.transaction(there, []string{`{}`}), f.remote.deliver) }()
+		f.waitFor("there are two calls", func() bool { return f.Sending(there) == 2 })
+		f.settlePlaces()
+		if n := len(f.remote.tried()); n != 1 {
+			t.Errorf("%d transactions at once", n)
+		}
+		f.remote.on(nil)
+		close(release)
+		if err := errors.Join(<-first, <-second); err != nil {
+			t.Error(err)
+		}
+		f.wantArrived(ids)
+		if n := len(f.remote.took()); n != 2 {
+			t.Errorf("%d transactions, want 2", n)
+		}
+		f.wantForgotten()
+	})
 }

@@ -105,10 +105,40 @@ func TestRingsAgainWithGrowingPatience(t *testing.T) {
 			t.Errorf("revived %d times, want %d", got, i+1)
 		}
 	}
-	f.must(f.send())
-	f.add(edu(there, "b"))
+	f.add(edus(there, "b", 150)...)
+	f.remote.on(failAfter(1))
+	f.must(f.send(typing(1))) // heard, but it leaves some
 	f.settle()
 	f.wantRungAfter(outbox.Patience) // it starts anew
+}
+
+func TestRingsNobodyDuringASend(t *testing.T) {
+	f := onSQLite(t)
+	f.start()
+	f.add(edu(there, "a"))
+	f.wantRings(there, 1)
+	release := make(chan struct{})
+	sent := f.blocked(release)
+	for range 3 {
+		f.clock.advance(time.Hour)
+		f.add(edu(there, f.clock.Now().String()))
+		f.wantRings(there, 1)
+	}
+	close(release)
+	f.must(<-sent)
+	f.wantRings(there, 2) // the drain time is over
+}
+
+// Nobody waits for the next tick of the watch.
+func TestWakesTheWatch(t *testing.T) {
+	f := onSQLite(t) // which is not started: nothing takes the token away
+	if f.Woken() {
+		t.Error("the watch is woken by nothing")
+	}
+	f.Added([]storage.EDU{edu(there, "a")})
+	if !f.Woken() {
+		t.Error("the watch is not woken by an EDU")
+	}
 }
 
 func TestRingsNobodyWithoutEDUs(t *testing.T) {
@@ -454,6 +484,25 @@ func (h *host) askedOfAll() (n int) {
 		n += asked
 	}
 	return n
+}
+
+// An EDU that comes soon after others goes in the same call, without another ring.
+func TestSendLingers(t *testing.T) {
+	f := onSQLite(t)
+	f.start()
+	f.add(edu(there, "a"))
+	f.wantRings(there, 1)
+	more := []string{"b", "c", "d"}
+	f.store.afterWaiting = func(found int) {
+		if found == 0 && len(more) > 0 {
+			f.add(edu(there, more[0]))
+			more = more[1:]
+		}
+	}
+	f.must(f.send(typing(1)))
+	f.wantArrived([]string{"a", "b", "c", "d"})
+	f.wantRings(there, 1)
+	f.wantForgotten()
 }
 
 // An EDU that comes while the line is found empty is not overlooked.
