@@ -85,7 +85,7 @@ func TestConcurrent(t *testing.T) {
 	each(t, func(f *fixture) {
 		const destinations, each = 8, 120
 		h := &liveHost{f: f, remotes: map[string]*remote{}, queues: map[string]*queue{}}
-		f.Outbox = outbox.New(outbox.Options{Store: f.store, Host: h, Log: quiet(), Now: f.clock.Now})
+		f.Outbox = outbox.New(outbox.Options{Store: f.store, Host: h, Log: quiet(), Now: f.clock.Now, Linger: time.Millisecond})
 		var names []string
 		for i := range destinations {
 			name := fmt.Sprintf("server%d.org", i)

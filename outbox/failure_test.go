@@ -118,7 +118,7 @@ func TestSendFailsAfterTheHostsPart(t *testing.T) {
 	each(t, func(f *fixture) {
 		f.start()
 		ids := f.add(edus(there, "m", 150)...)
-		f.remote.on(failAfter(1))
+		f.remote.on(failAfterOne())
 		f.must(f.send(typing(1)))
 		f.wantArrived(ids[:99])
 		f.wantLine(there, ids[99:])
@@ -135,13 +135,14 @@ func TestSendFailsAfterTheHostsPart(t *testing.T) {
 	})
 }
 
-// failAfter accepts n transactions.
-func failAfter(n int) func(context.Context, gomatrixserverlib.Transaction) error {
+// failAfterOne accepts one transaction.
+func failAfterOne() func(context.Context, gomatrixserverlib.Transaction) error {
+	accepted := false
 	return func(context.Context, gomatrixserverlib.Transaction) error {
-		n--
-		if n < 0 {
+		if accepted {
 			return errNetwork
 		}
+		accepted = true
 		return nil
 	}
 }
@@ -150,7 +151,7 @@ func TestSendFailsHalfWayThroughALine(t *testing.T) {
 	each(t, func(f *fixture) {
 		f.start()
 		ids := f.add(edus(there, "m", 150)...)
-		f.remote.on(failAfter(1))
+		f.remote.on(failAfterOne())
 		if f.send() == nil {
 			t.Error("the host's doorbell was answered although the destination failed")
 		}

@@ -100,7 +100,7 @@ func (f *fixture) claim() {
 func (f *fixture) renew() {
 	f.outcomes = make(map[outbox.Outcome]int)
 	f.Outbox = outbox.New(outbox.Options{
-		Store: f.store, Host: f.host, Log: quiet(), Now: f.clock.Now,
+		Store: f.store, Host: f.host, Log: quiet(), Now: f.clock.Now, Linger: time.Millisecond,
 		Observe: func(outcome outbox.Outcome, edus int) {
 			f.mu.Lock()
 			defer f.mu.Unlock()

@@ -21,21 +21,23 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	code := pgtest.Main(m)
-	if left := goroutinesLeft(); code == 0 && left != nil {
-		fmt.Fprintf(os.Stderr, "goroutines of the outbox outlived their tests:\n%s\n", left)
-		code = 1
+	if code == 0 {
+		if left := goroutinesLeft(); left != nil {
+			fmt.Fprintf(os.Stderr, "goroutines of the outbox outlived their tests:\n%s\n", left)
+			code = 1
+		}
 	}
 	os.Exit(code)
 }
 
 // goroutinesLeft returns the stacks of the package's goroutines that do not end soon.
 func goroutinesLeft() (left []byte) {
-	for range 1000 {
+	for range 100 {
 		left = goroutines()
 		if left == nil {
 			return nil
 		}
-		time.Sleep(time.Millisecond)
+		time.Sleep(10 * time.Millisecond)
 	}
 	return left
 }

@@ -50,6 +50,8 @@ type Options struct {
 	Observe func(outcome Outcome, edus int)
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
+	// Linger is for how long a call of Send waits for more EDUs once it has sent some. The default is 50 ms.
+	Linger time.Duration
 }
 
 // Outbox keeps track of the destinations for which something waits. Start it once; its methods are
@@ -105,6 +107,9 @@ func New(options Options) *Outbox {
 	}
 	if options.Now == nil {
 		options.Now = time.Now
+	}
+	if options.Linger == 0 {
+		options.Linger = lingerFor
 	}
 	return &Outbox{
 		Options:      options,

@@ -153,7 +153,7 @@ func TestRetryFailsAfterTheHostsPart(t *testing.T) {
 		f.start()
 		f.refuseOne()
 		f.clock.advance(outbox.Pauses[0])
-		f.remote.on(failAfter(1))
+		f.remote.on(failAfterOne())
 		f.must(f.send(typing(1)))
 		f.settle()
 		rings := f.host.rung(there)

@@ -12,8 +12,8 @@ const (
 	// drainFor is for how long a call of Send begins further transactions. The host's next events wait
 	// that long at the most, and what is left then costs another ring.
 	drainFor = time.Second
-	// lingerFor is for how long a call of Send waits for more EDUs once it has sent some. A ring costs the
-	// host five writes to its database: at 100 messages a second that was most of the work.
+	// lingerFor spares rings, each of which costs the host five writes to its database: at 100 messages a
+	// second that was most of the work.
 	lingerFor = 50 * time.Millisecond
 	// deliverTimeout bounds a transaction without PDUs, which a destination need only store. The host
 	// gives every transaction 5 minutes, which a destination may need for PDUs.
@@ -154,7 +154,7 @@ func (s *session) linger() bool {
 	if !s.sent || s.broken || !s.Now().Before(s.until) {
 		return false
 	}
-	timer := time.NewTimer(lingerFor)
+	timer := time.NewTimer(s.Linger)
 	defer timer.Stop()
 	select {
 	case <-s.d.added:

@@ -106,7 +106,7 @@ func TestRingsAgainWithGrowingPatience(t *testing.T) {
 		}
 	}
 	f.add(edus(there, "b", 150)...)
-	f.remote.on(failAfter(1))
+	f.remote.on(failAfterOne())
 	f.must(f.send(typing(1))) // heard, but it leaves some
 	f.settle()
 	f.wantRungAfter(outbox.Patience) // it starts anew
