@@ -1,14 +1,18 @@
 package host_test
 
 import (
+	"github.com/matrix-org/dendrite/federationapi"
+	fedrouting "github.com/matrix-org/dendrite/federationapi/routing"
 	"github.com/matrix-org/dendrite/internal/caching"
 	"github.com/matrix-org/dendrite/internal/httputil"
 	"github.com/matrix-org/dendrite/internal/sqlutil"
+	roomserverapi "github.com/matrix-org/dendrite/roomserver/api"
 	"github.com/matrix-org/dendrite/setup"
 	"github.com/matrix-org/dendrite/setup/config"
 	"github.com/matrix-org/dendrite/setup/jetstream"
 	"github.com/matrix-org/dendrite/setup/process"
 	userapi "github.com/matrix-org/dendrite/userapi/api"
+	"github.com/matrix-org/gomatrixserverlib/fclient"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sirupsen/logrus"
 
@@ -26,6 +30,8 @@ func Example() {
 		natsInstance jetstream.NATSInstance
 		caches       *caching.Caches
 		monolith     setup.Monolith
+		roomserver   roomserverapi.FederationRoomserverAPI
+		hostClient   fclient.FederationClient // what base.CreateFederationClient returned
 		hostUserAPI  userapi.UserInternalAPI // what userapi.NewInternalAPI returned
 	)
 
@@ -37,6 +43,10 @@ func Example() {
 	if err != nil { // before the components of the host are made
 		logrus.WithError(err).Fatal("to_device can't be started")
 	}
+	fsAPI := federationapi.NewInternalAPI( // with the client that sends what waits along
+		processCtx, cfg, cm, &natsInstance, toDevice.WrapFederationClient(hostClient), roomserver, caches, nil, false,
+	)
+	toDevice.UseFederationAPI(fsAPI, &fedrouting.FederationWakeups{FsAPI: fsAPI})
 	monolith.UserAPI = toDevice.WrapUserAPI(hostUserAPI) // and hand this one to everything that takes a user API
 	err = toDevice.AddAllPublicRoutes(&monolith, processCtx, cfg, routers, cm, &natsInstance, caches, caching.EnableMetrics)
 	if err != nil { // in the place of monolith.AddAllPublicRoutes
