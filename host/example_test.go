@@ -32,7 +32,7 @@ func Example() {
 		monolith     setup.Monolith
 		roomserver   roomserverapi.FederationRoomserverAPI
 		hostClient   fclient.FederationClient // what base.CreateFederationClient returned
-		hostUserAPI  userapi.UserInternalAPI // what userapi.NewInternalAPI returned
+		hostUserAPI  userapi.UserInternalAPI  // what userapi.NewInternalAPI returned
 	)
 
 	section, err := host.ReadConfig("dendrite.yaml")
