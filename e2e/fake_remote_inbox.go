@@ -108,16 +108,6 @@ func (r *FakeRemote) AwaitTransactions(t testing.TB, n int) {
 	})
 }
 
-// AwaitMore waits until n messages more arrived.
-func (r *FakeRemote) AwaitMore(t *testing.T, n int) {
-	t.Helper()
-	before := len(r.Messages())
-	eventually(t, fmt.Sprintf("%d messages more arrive at %s", n, r.Name), func() (bool, any) {
-		got := len(r.Messages()) - before
-		return got >= n, got
-	})
-}
-
 // Receive waits until n messages arrived, for as long as was promised, and returns all.
 func (r *FakeRemote) Receive(t testing.TB, n int, promised time.Duration) []RemoteMessage {
 	t.Helper()

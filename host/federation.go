@@ -96,8 +96,40 @@ func (d *Dendrite) Ring(ctx context.Context, destination string) error {
 	msg.Data = data
 	msg.Header.Set("sender", sender)
 	msg.Header.Set(jetstream.UserID, recipient)
-	_, err = (*js).PublishMsg(msg, nats.Context(ctx))
-	return err
+	ack, err := (*js).PublishMsg(msg, nats.Context(ctx))
+	if err != nil {
+		return err
+	}
+	if err = d.ringUntilHeard(ctx, *js, msg, ack.Sequence); err != nil {
+		// It was rung, so this is no reason to ring again at once.
+		d.log.WithError(err).WithField("destination", destination).Debug("to_device: asking whether a ring will be heard failed")
+	}
+	return nil
+}
+
+// maxLostSequence bounds what one ring makes up for; the next one goes on.
+const maxLostSequence = 1000
+
+// ringUntilHeard makes up for what a stream has forgotten. NATS may lose the end of a stream in a crash, and not
+// how far its consumers were: it numbers the next messages as those that they had, and does not deliver them.
+func (d *Dendrite) ringUntilHeard(ctx context.Context, js nats.JetStreamContext, msg *nats.Msg, sequence uint64) error {
+	durable := d.config.Global.JetStream.Durable("FederationAPIESendToDeviceConsumer") + "Pull"
+	consumer, err := js.ConsumerInfo(msg.Subject, durable, nats.Context(ctx))
+	if err != nil || consumer.Delivered.Stream <= sequence {
+		return err
+	}
+	stream, err := js.StreamInfo(msg.Subject, nats.Context(ctx))
+	if err != nil || consumer.Delivered.Stream <= stream.State.LastSeq {
+		return err // others rang at the same time
+	}
+	d.log.WithField("messages", consumer.Delivered.Stream-stream.State.LastSeq).
+		Warn("to_device: the stream to the federation sender has lost its end, making up for it")
+	for range min(consumer.Delivered.Stream-stream.State.LastSeq+1, maxLostSequence) {
+		if _, err = js.PublishMsg(msg, nats.Context(ctx)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Backoff is part of outbox.Host.
