@@ -327,6 +327,12 @@ func (m *model) finish() {
 		}
 		m.wantSetAside(r)
 	}
+	// A look for what is refused that the database failed is made again.
+	m.clock.advance(outbox.Pauses[0])
+	for name, r := range m.remotes {
+		_ = m.Send(m.ctx, m.transaction(name, nil), r.deliver)
+		m.hostID++
+	}
 	for _, name := range m.names {
 		m.touched[name] = true
 	}
