@@ -6,6 +6,7 @@ import (
 	"net/http/httptrace"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -53,8 +54,9 @@ func duringAnySync(t testing.TB, c *Client, s Sync, action func()) (*SyncRespons
 		a   Answer
 	}
 	sent, done := make(chan struct{}), make(chan result, 1)
+	wrote := sync.OnceFunc(func() { close(sent) }) // the transport writes it again if a kept connection was dead
 	ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{
-		WroteRequest: func(httptrace.WroteRequestInfo) { close(sent) },
+		WroteRequest: func(httptrace.WroteRequestInfo) { wrote() },
 	})
 	go func() {
 		res, a := c.TrySync(ctx, s)
