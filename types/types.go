@@ -2,13 +2,32 @@
 // messages. It imports nothing of the module, so that any part may import it.
 package types
 
-import "encoding/json"
+import (
+	"encoding/json"
+	"time"
+)
 
 // Position orders send-to-device messages. It is the to_device part of a sync token: one
 // sequence for the whole server, strictly growing, never reused and never going back. Positions
 // are about microseconds since 1970, so they stay ahead of every token handed out before a
 // database was restored from a backup. Zero stands before every message.
 type Position int64
+
+// firstTime is the first position that is a time: in 2001. Those of messages that were taken over from a host without
+// the module are smaller.
+const firstTime Position = 1e15
+
+// Time returns when the position was allotted, or false if it does not tell.
+func (p Position) Time() (time.Time, bool) {
+	if p < firstTime {
+		return time.Time{}, false
+	}
+	return time.UnixMicro(int64(p)), true
+}
+
+// RoomKeyRequest is the event type with which a device asks others for the keys of a room's messages
+// (client-server API, "Key requests").
+const RoomKeyRequest = "m.room_key_request"
 
 // Device is one client device of one local user: the owner of a queue.
 type Device struct {
@@ -19,7 +38,7 @@ type Device struct {
 // Message is one send-to-device message as a device receives it under to_device.events of
 // /sync (client-server API, "Send-to-Device messaging").
 type Message struct {
-	// Position is unique among the messages of one device.
+	// Position is unique among all messages.
 	Position Position
 	// Sender is the full user ID of who sent the message.
 	Sender string
