@@ -42,8 +42,9 @@ func Storable(device types.Device) bool {
 	return len(ids) <= room && utf8.ValidString(ids) && !strings.ContainsRune(ids, 0)
 }
 
-// Delivery is one message on its way into the queues of one or more devices. All copies share
-// its position; a device appears at most once.
+// Delivery is one message on its way into the queues of one or more devices; a device appears at most
+// once. The first copy has the delivery's position, and each further one the next, so that no two messages in the
+// store share a position.
 type Delivery struct {
 	Position types.Position
 	Sender   string
@@ -132,6 +133,16 @@ type Acknowledgement struct {
 	Through types.Position
 }
 
+// Acknowledged is what came of an Acknowledgement.
+type Acknowledged struct {
+	Acknowledgement
+	// Deleted is how many messages were deleted. It is zero only if another call deleted them at the same moment, and
+	// there may be more.
+	Deleted int
+	// Unfinished says that there may be more to delete.
+	Unfinished bool
+}
+
 // Lock is held by the one process that writes to a store.
 type Lock interface {
 	// Check returns nil while the lock is certainly held, having taken it again if its connection was
@@ -179,16 +190,126 @@ type Store interface {
 	// An empty queue, an unknown device and an empty range return no messages and no error.
 	Messages(ctx context.Context, device types.Device, after, through types.Position, limit int, except []string) ([]types.Message, error)
 
-	// Acknowledge deletes what the acknowledgements cover, at most limit messages for each of them,
-	// and returns those that may have more to delete. Without an error every other one is done. Of
-	// several for one device the furthest counts.
-	Acknowledge(ctx context.Context, acknowledgements []Acknowledgement, limit int) (unfinished []Acknowledgement, err error)
+	// Acknowledge deletes what the acknowledgements cover, at most limit messages for each of them, at least
+	// one, and returns those for which it deleted any or which are Unfinished. Without an error every other one is
+	// done. Of several for one device the furthest counts.
+	Acknowledge(ctx context.Context, acknowledgements []Acknowledgement, limit int) ([]Acknowledged, error)
 
 	// ForgetTransactions deletes at most limit transaction records that expire before the given time,
 	// the first to expire first, and returns how many.
 	ForgetTransactions(ctx context.Context, before time.Time, limit int) (int, error)
 
 	Outbox
+	Cleaner
+	Inspector
+	Mover
+}
+
+// Cleaner deletes what nobody will ask for. Its methods may be called at any time from any goroutine. They work in
+// short transactions; after an error some of it may be done, and the same call again goes on.
+type Cleaner interface {
+	// Users returns the first limit local users after the given one for whom messages or transaction records are kept,
+	// in an order of the store's own. The empty string comes before all of them.
+	Users(ctx context.Context, after string, limit int) ([]string, error)
+
+	// Devices returns the IDs of a user's devices for which messages or transaction records are kept, in any order.
+	Devices(ctx context.Context, userID string) ([]string, error)
+
+	// Purge deletes a device's messages up to and including through, and returns how many there were.
+	Purge(ctx context.Context, device types.Device, through types.Position) (int, error)
+
+	// Forget deletes a device's transaction records.
+	Forget(ctx context.Context, device types.Device) error
+
+	// Excess returns the position up to and including which a device's oldest messages have to be purged so that at most
+	// messages of them, with contents of at most bytes bytes together, are left; zero if none has to. A
+	// limit of zero is none. The newest message is never in excess.
+	Excess(ctx context.Context, device types.Device, messages int, bytes int64) (types.Position, error)
+}
+
+// Queue is what waits for one device.
+type Queue struct {
+	types.Device
+	Messages int
+	// Bytes is the size of the contents.
+	Bytes int64
+	// Oldest and Newest are the positions of the first and the last message.
+	Oldest, Newest types.Position
+}
+
+// Order is an order of queues.
+type Order int
+
+// The orders of queues. Equal ones come in the order of user ID and device ID.
+const (
+	BySize Order = iota // the most messages first
+	ByAge               // the oldest message first
+)
+
+// Envelope is a waiting message without its content.
+type Envelope struct {
+	Position types.Position
+	Sender   string
+	Type     string
+	// MessageID is the org.matrix.msgid of the content, or empty.
+	MessageID string
+	// Bytes is the size of the content.
+	Bytes int
+}
+
+// Line is what is kept for another server.
+type Line struct {
+	Destination string
+	// Waiting is how many EDUs wait in line, and Bytes the size of their contents.
+	Waiting int
+	Bytes   int64
+	// Oldest is the position of the first EDU in line; zero if there is none.
+	Oldest types.Position
+	// Refused is how many EDUs stand aside until they are tried again, SetAside how many do for good.
+	Refused, SetAside int
+}
+
+// Totals is what a store holds.
+type Totals struct {
+	Queues   int // devices with messages
+	Messages int
+	// Oldest is the position of the oldest message; zero if there is none.
+	Oldest types.Position
+	// Outbox sums up the lines of all destinations; its Destination is empty.
+	Outbox Line
+}
+
+// Inspector tells an operator what is kept. Its methods may be called at any time from any goroutine. Their work may grow with
+// what is kept, so they are for operators and for a look once in a while; none of them reads all contents.
+type Inspector interface {
+	// Totals sums up the store.
+	Totals(ctx context.Context) (Totals, error)
+
+	// Queues returns the first limit queues after the given one, which need not be there any more: nil begins. Queues that
+	// change between two calls may be missed or come again.
+	Queues(ctx context.Context, order Order, after *Queue, limit int) ([]Queue, error)
+
+	// Envelopes returns the first limit messages of a device after a position, by position.
+	Envelopes(ctx context.Context, device types.Device, after types.Position, limit int) ([]Envelope, error)
+
+	// Lines returns what is kept for the first limit destinations after the given one, in an order of the store's own; those of
+	// which all was set aside too.
+	Lines(ctx context.Context, after string, limit int) ([]Line, error)
+
+	// Line returns what is kept for one destination; the zero counts if nothing is.
+	Line(ctx context.Context, destination string) (Line, error)
+
+	// Aside returns the first limit EDUs of a destination after a position that stand aside, by position, those set aside for
+	// good included, without their contents.
+	Aside(ctx context.Context, destination string, after types.Position, limit int) ([]Refusal, error)
+
+	// Readmit has EDUs that stand aside, those set aside for good included, sent again at the given time: the one at a position,
+	// or every one of the destination's for zero. It returns how many there were.
+	Readmit(ctx context.Context, destination string, position types.Position, at time.Time) (int, error)
+
+	// Discard deletes EDUs that stand aside: the one at a position, or every one of the destination's for zero. It returns
+	// what it deleted, without the contents.
+	Discard(ctx context.Context, destination string, position types.Position) ([]Refusal, error)
 }
 
 // Outbox keeps the EDUs for other servers: of each server a line of those that wait, and beside it those

@@ -10,7 +10,7 @@ import (
 
 // Acknowledge is one statement: PostgreSQL deletes by row address in the order of addresses, so
 // concurrent calls can't deadlock, and a statement that deletes nothing writes nothing.
-func (d dialect) Acknowledge(ctx context.Context, acknowledgements []storage.Acknowledgement, limit int) ([]storage.Acknowledgement, error) {
+func (d dialect) Acknowledge(ctx context.Context, acknowledgements []storage.Acknowledgement, limit int) ([]storage.Acknowledged, error) {
 	var users, devices []string
 	var throughs []int64
 	for _, a := range acknowledgements {
@@ -23,13 +23,16 @@ func (d dialect) Acknowledge(ctx context.Context, acknowledgements []storage.Ack
 		return nil, err
 	}
 	defer rows.Close() //nolint:errcheck // Err has the error of reading
-	var unfinished []storage.Acknowledgement
+	var acknowledged []storage.Acknowledged
 	for rows.Next() {
 		var ordinal int
-		if err = rows.Scan(&ordinal); err != nil {
+		var a storage.Acknowledged
+		if err = rows.Scan(&ordinal, &a.Deleted, &a.Unfinished); err != nil {
 			return nil, err
 		}
-		unfinished = append(unfinished, acknowledgements[ordinal-1])
+		if a.Acknowledgement = acknowledgements[ordinal-1]; a.Deleted > 0 || a.Unfinished {
+			acknowledged = append(acknowledged, a)
+		}
 	}
-	return unfinished, rows.Err()
+	return acknowledged, rows.Err()
 }

@@ -99,7 +99,7 @@ func wantAllTransient(t *testing.T, store storage.Store, lock storage.Lock, last
 	wantTransient(t, err)
 	_, err = store.Claim(ctx, "second", 0)
 	wantTransient(t, err)
-	for _, err := range storagetest.OutboxErrors(ctx, store) {
+	for _, err := range storagetest.Errors(ctx, store) {
 		wantTransient(t, err)
 	}
 	wantTransient(t, store.Migrate(ctx))

@@ -192,13 +192,13 @@ func TestAcknowledgeBehindAnother(t *testing.T) {
 	}
 	other := begin(t, db, `DELETE FROM todevice_messages WHERE position <= $1`, last+2)
 	type answer struct {
-		unfinished []storage.Acknowledgement
-		err        error
+		acknowledged []storage.Acknowledged
+		err          error
 	}
 	answers := make(chan answer, 1)
 	go func() {
-		unfinished, err := store.Acknowledge(t.Context(), []storage.Acknowledgement{{Device: device, Through: b.Last}}, 2)
-		answers <- answer{unfinished, err}
+		acknowledged, err := store.Acknowledge(t.Context(), []storage.Acknowledgement{{Device: device, Through: b.Last}}, 2)
+		answers <- answer{acknowledged, err}
 	}()
 	waitForWaiter(t, db, "%DELETE FROM todevice_messages%")
 	if err := other.Commit(); err != nil {
@@ -212,7 +212,8 @@ func TestAcknowledgeBehindAnother(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(left) != 2 || len(got.unfinished) != 1 {
-		t.Errorf("%d messages are left, %d acknowledgements are unfinished", len(left), len(got.unfinished))
+	want := storage.Acknowledged{Acknowledgement: storage.Acknowledgement{Device: device, Through: b.Last}, Unfinished: true}
+	if len(left) != 2 || len(got.acknowledged) != 1 || got.acknowledged[0] != want {
+		t.Errorf("%d messages are left, and %+v was acknowledged", len(left), got.acknowledged)
 	}
 }

@@ -18,14 +18,14 @@ const (
 func (dialect) InsertMessages(ctx context.Context, tx *sql.Tx, deliveries []storage.Delivery) error {
 	var chunk messageChunk
 	for _, delivery := range deliveries {
-		for _, c := range delivery.Copies {
+		for i, c := range delivery.Copies {
 			if chunk.full(len(c.Content)) {
 				if err := chunk.insert(ctx, tx); err != nil {
 					return err
 				}
 				chunk = messageChunk{}
 			}
-			chunk.add(delivery, c)
+			chunk.add(delivery, i)
 		}
 	}
 	return chunk.insert(ctx, tx)
@@ -49,21 +49,26 @@ type messageChunk struct {
 	positions                                []int64
 }
 
-func (m *messageChunk) add(delivery storage.Delivery, c storage.Copy) {
+func (m *messageChunk) add(delivery storage.Delivery, i int) {
+	c := &delivery.Copies[i]
 	m.grow(len(c.Content))
 	m.users = append(m.users, c.UserID)
 	m.devices = append(m.devices, c.DeviceID)
-	m.positions = append(m.positions, int64(delivery.Position))
+	m.positions = append(m.positions, int64(delivery.Position)+int64(i))
 	m.senders = append(m.senders, delivery.Sender)
 	m.types = append(m.types, delivery.Type)
 	m.contents = append(m.contents, string(c.Content))
 }
 
 func (m *messageChunk) insert(ctx context.Context, tx *sql.Tx) error {
+	return m.insertBy(ctx, tx, insertMessages)
+}
+
+func (m *messageChunk) insertBy(ctx context.Context, tx *sql.Tx, statement string) error {
 	if m.rows == 0 {
 		return nil
 	}
-	_, err := tx.ExecContext(ctx, insertMessages, pq.Array(m.users), pq.Array(m.devices),
+	_, err := tx.ExecContext(ctx, statement, pq.Array(m.users), pq.Array(m.devices),
 		pq.Array(m.positions), pq.Array(m.senders), pq.Array(m.types), pq.Array(m.contents))
 	return err
 }

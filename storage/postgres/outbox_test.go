@@ -2,6 +2,7 @@ package postgres_test
 
 import (
 	"context"
+	"database/sql"
 	"regexp"
 	"strconv"
 	"testing"
@@ -107,6 +108,23 @@ func TestOutboxAfterALostConnection(t *testing.T) {
 
 var actualRows = regexp.MustCompile(`actual .*rows=(\d+)`)
 
+// wantFewRows carries the statement out.
+func wantFewRows(t *testing.T, db *sql.DB, most int, statement string, args ...any) {
+	t.Helper()
+	text := explain(t, db, "EXPLAIN ANALYSE "+statement, args...)
+	met := -1
+	for _, match := range actualRows.FindAllStringSubmatch(text, -1) {
+		n, err := strconv.Atoi(match[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		met = max(met, n)
+	}
+	if met < 0 || met > most {
+		t.Errorf("the plan of%s\nmeets %d rows, want at most %d:\n%s", statement, met, most, text)
+	}
+}
+
 // However long a line has become since the planner last counted, a call meets few rows beyond those that
 // it returns or deletes.
 func TestOutboxMeetsFewRows(t *testing.T) {
@@ -125,18 +143,7 @@ func TestOutboxMeetsFewRows(t *testing.T) {
 			{postgres.SentStatement, []any{"b", int64(last) - 2900, 1000}, 100},
 			{postgres.LeaveStatement, []any{"b", int64(last) - 2000}, 1},
 		} {
-			text := explain(t, db, "EXPLAIN ANALYSE "+c.statement, c.args...)
-			met := -1
-			for _, match := range actualRows.FindAllStringSubmatch(text, -1) {
-				n, err := strconv.Atoi(match[1])
-				if err != nil {
-					t.Fatal(err)
-				}
-				met = max(met, n)
-			}
-			if met < 0 || met > c.most {
-				t.Errorf("the plan of%s\nmeets %d rows, want at most %d:\n%s", c.statement, met, c.most, text)
-			}
+			wantFewRows(t, db, c.most, c.statement, c.args...)
 		}
 		if _, err := db.Exec(`ANALYSE todevice_outbox`); err != nil {
 			t.Fatal(err)

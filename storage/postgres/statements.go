@@ -55,8 +55,8 @@ const insertTransactions = `
 	INSERT INTO todevice_transactions (user_id, device_id, event_type, transaction_id, expires_at)
 	SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[])`
 
-// What was picked counts, not what was deleted: a concurrent call may have deleted some of it, and
-// the device would pass for done.
+// What was picked tells whether there is more, not what was deleted: a concurrent call may have deleted some
+// of it, and the device would pass for done.
 const acknowledge = `
 	WITH picked AS MATERIALIZED (
 		SELECT a.ordinal, m.address
@@ -69,8 +69,11 @@ const acknowledge = `
 		) m
 	), deleted AS (
 		DELETE FROM todevice_messages WHERE ctid = ANY (ARRAY (SELECT address FROM picked))
+		RETURNING ctid AS address
 	)
-	SELECT ordinal FROM picked GROUP BY ordinal HAVING count(*) >= $4 ORDER BY ordinal`
+	SELECT p.ordinal, count(d.address), count(*) >= $4
+	FROM picked p LEFT JOIN deleted d ON d.address = p.address
+	GROUP BY p.ordinal ORDER BY p.ordinal`
 
 func (dialect) Statements() sqlstore.Statements {
 	return sqlstore.Statements{
@@ -88,5 +91,8 @@ func (dialect) Statements() sqlstore.Statements {
 		Leave:          leave,
 		Refused:        refused,
 		Accepted:       accepted,
+		Present:        present,
+		Clean:          cleaner,
+		Inspect:        inspector,
 	}
 }

@@ -8,17 +8,17 @@ import (
 )
 
 // Acknowledge looks first and takes the writer's turn only if there is something to delete.
-func (d dialect) Acknowledge(ctx context.Context, acknowledgements []storage.Acknowledgement, limit int) ([]storage.Acknowledgement, error) {
+func (d dialect) Acknowledge(ctx context.Context, acknowledgements []storage.Acknowledgement, limit int) ([]storage.Acknowledged, error) {
 	pending, err := d.covered(ctx, acknowledgements)
 	if err != nil || len(pending) == 0 {
 		return nil, err
 	}
-	var unfinished []storage.Acknowledgement
+	var acknowledged []storage.Acknowledged
 	err = d.Transact(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		unfinished, err = deleteCovered(ctx, tx, pending, limit)
+		acknowledged, err = deleteCovered(ctx, tx, pending, limit)
 		return err
 	})
-	return unfinished, err
+	return acknowledged, err
 }
 
 func (d dialect) covered(ctx context.Context, acknowledgements []storage.Acknowledgement) ([]storage.Acknowledgement, error) {
@@ -46,13 +46,13 @@ func (d dialect) covered(ctx context.Context, acknowledgements []storage.Acknowl
 	return pending, rows.Err()
 }
 
-func deleteCovered(ctx context.Context, tx *sql.Tx, pending []storage.Acknowledgement, limit int) ([]storage.Acknowledgement, error) {
+func deleteCovered(ctx context.Context, tx *sql.Tx, pending []storage.Acknowledgement, limit int) ([]storage.Acknowledged, error) {
 	statement, err := tx.PrepareContext(ctx, acknowledge)
 	if err != nil {
 		return nil, err
 	}
 	defer statement.Close() //nolint:errcheck // the transaction closes it too
-	var unfinished []storage.Acknowledgement
+	var acknowledged []storage.Acknowledged
 	for _, a := range pending {
 		result, err := statement.ExecContext(ctx, a.UserID, a.DeviceID, int64(a.Through), limit)
 		if err != nil {
@@ -62,9 +62,11 @@ func deleteCovered(ctx context.Context, tx *sql.Tx, pending []storage.Acknowledg
 		if err != nil {
 			return nil, err
 		}
-		if deleted >= int64(limit) {
-			unfinished = append(unfinished, a)
+		if deleted > 0 {
+			acknowledged = append(acknowledged, storage.Acknowledged{
+				Acknowledgement: a, Deleted: int(deleted), Unfinished: deleted >= int64(limit),
+			})
 		}
 	}
-	return unfinished, nil
+	return acknowledged, nil
 }

@@ -17,4 +17,22 @@ const (
 	LeaveStatement          = leave
 	RefusedStatement        = refused
 	AcceptedStatement       = accepted
+	UsersStatement          = users
+	DevicesStatement        = devices
+	RecordedStatement       = recorded
+	ForgetDeviceStatement   = forgetDevice
+	ExcessStatement         = excess
+	TotalsStatement         = totals
+	LinesStatement          = lines
+	LineStatement           = line
+	AsideStatement          = aside
+	ReadmitStatement        = readmit
+	DiscardStatement        = discard
+)
+
+// Those that are put together.
+var (
+	QueuesBySizeStatement = queuesBySize
+	QueuesByAgeStatement  = queuesByAge
+	EnvelopesStatement    = envelopes
 )

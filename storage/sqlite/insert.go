@@ -17,8 +17,8 @@ func (dialect) InsertMessages(ctx context.Context, tx *sql.Tx, deliveries []stor
 	}
 	defer statement.Close() //nolint:errcheck // the transaction closes it too
 	for _, delivery := range deliveries {
-		for _, c := range delivery.Copies {
-			_, err = statement.ExecContext(ctx, c.UserID, c.DeviceID, int64(delivery.Position),
+		for i, c := range delivery.Copies {
+			_, err = statement.ExecContext(ctx, c.UserID, c.DeviceID, int64(delivery.Position)+int64(i),
 				delivery.Sender, delivery.Type, string(c.Content))
 			if err != nil {
 				return err

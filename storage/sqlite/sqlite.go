@@ -1,4 +1,4 @@
-// Package sqlite keeps send-to-device messages in a SQLite 3.38 database, or newer, that the host
+// Package sqlite keeps send-to-device messages in a SQLite 3.43 database, or newer, that the host
 // opened, with the driver mattn/go-sqlite3 or modernc.org/sqlite.
 package sqlite
 

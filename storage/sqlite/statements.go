@@ -75,5 +75,8 @@ func (dialect) Statements() sqlstore.Statements {
 		Leave:          leave,
 		Refused:        refused,
 		Accepted:       accepted,
+		Present:        present,
+		Clean:          cleaner,
+		Inspect:        inspector,
 	}
 }

@@ -29,11 +29,11 @@ func Benchmark(b *testing.B, open Opener) {
 			}
 			for b.Loop() {
 				d.Position = last + 1
-				batch := storage.Batch{Writer: "benchmark", Previous: last, Last: last + 1, Deliveries: []storage.Delivery{d}}
+				batch := storage.Batch{Writer: "benchmark", Previous: last, Last: last + types.Position(copies), Deliveries: []storage.Delivery{d}}
 				if err := store.Commit(b.Context(), batch); err != nil {
 					b.Fatal(err)
 				}
-				last++
+				last = batch.Last
 			}
 			b.ReportMetric(float64(b.N*copies)/b.Elapsed().Seconds(), "rows/s")
 		})

@@ -175,7 +175,7 @@ func commitDuplicateMessage(f *fixture) {
 	batch := f.batch([]storage.Delivery{
 		delivery(`{"s":"hush"}`, bob), delivery(`{"s":"hush"}`, bob), delivery(`{"s":"hush"}`, bob, alice),
 	}, f.freshTransaction())
-	batch.Deliveries[2].Position = queued[0].Position
+	batch.Deliveries[2].Position = queued[0].Position - 1 // of bob's copy
 	f.wantFinal(f.wantNothingStored(f.ctx, f.store, batch))
 	f.send(alice, 1)
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/matrix-org/dendrite/todevicemodule/storage"
 	"github.com/matrix-org/dendrite/todevicemodule/types"
@@ -151,21 +152,25 @@ func concurrentAcknowledge(f *fixture) {
 		for range rounds {
 			d := delivery(`{}`, devices...)
 			d.Position = last + 1
-			batch := storage.Batch{Writer: f.writer, Previous: last, Last: last + 1, Deliveries: []storage.Delivery{d}}
+			batch := storage.Batch{Writer: f.writer, Previous: last, Last: last + 3, Deliveries: []storage.Delivery{d}}
 			if err := f.store.Commit(f.ctx, batch); err != nil {
 				return err
 			}
-			last++
+			last = batch.Last
 		}
 		f.last = last
 		return nil
 	}
+	var acknowledged atomic.Int64
 	acknowledge := func() error {
 		all := []storage.Acknowledgement{through(devices[2], everLater), through(devices[0], everLater), through(devices[1], everLater)}
 		for ended := false; ; {
 			left, err := f.store.Acknowledge(f.ctx, all, 2)
 			if err != nil {
 				return err
+			}
+			for _, a := range left {
+				acknowledged.Add(int64(a.Deleted))
 			}
 			if ended && len(left) == 0 {
 				return nil
@@ -178,6 +183,9 @@ func concurrentAcknowledge(f *fixture) {
 		}
 	}
 	f.must(concurrently(send, acknowledge, acknowledge, acknowledge))
+	if got := acknowledged.Load(); got != rounds*int64(len(devices)) {
+		f.Errorf("%d messages were deleted, want each of %d once", got, rounds*len(devices))
+	}
 	for _, device := range devices {
 		f.wantMessages(device, nil)
 	}

@@ -3,6 +3,7 @@ package storagetest
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -271,8 +272,16 @@ func outboxDestinations(f *fixture) {
 		storage.Destination{Name: elsewhere, RetryAt: moment(-1e6)})...)
 }
 
-// OutboxErrors returns what each method of storage.Outbox fails with, by its name.
-func OutboxErrors(ctx context.Context, store storage.Outbox) map[string]error {
+// Errors returns what each method of storage.Outbox, storage.Cleaner and storage.Inspector fails with, by its name.
+func Errors(ctx context.Context, store storage.Store) map[string]error {
+	errs := map[string]error{}
+	for _, some := range []map[string]error{outboxErrors(ctx, store), cleanerErrors(ctx, store), inspectorErrors(ctx, store)} {
+		maps.Copy(errs, some)
+	}
+	return errs
+}
+
+func outboxErrors(ctx context.Context, store storage.Outbox) map[string]error {
 	errs := map[string]error{}
 	_, errs["Destinations"] = store.Destinations(ctx)
 	_, errs["Waiting"] = store.Waiting(ctx, remote, 0, everLater, 1, 1)

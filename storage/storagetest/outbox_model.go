@@ -29,12 +29,12 @@ func modelOutbox(f *fixture) {
 	}
 	for range 400 {
 		name := m.names[m.random.IntN(len(m.names))]
-		switch m.random.IntN(7) {
+		switch m.random.IntN(12) {
 		case 0:
 			m.commitRandom()
 		case 1:
 			m.sendRandom(name)
-		case 2:
+		case 2, 9, 10:
 			m.refuseRandom(name)
 		case 3:
 			m.acceptRandom(name)
@@ -42,6 +42,12 @@ func modelOutbox(f *fixture) {
 			m.wantRandomRange(name)
 		case 5:
 			m.wantRandomDue(name)
+		case 6:
+			m.readmitRandom(name)
+		case 7:
+			m.discardRandom(name)
+		case 8:
+			m.wantAllLines()
 		default:
 			m.wantAllDestinations()
 		}
@@ -91,11 +97,16 @@ func (m *outboxModel) refuseRandom(name string) {
 	m.lines[name] = slices.DeleteFunc(m.lines[name], func(e storage.EDU) bool { return e.Position == r.Position })
 }
 
-func (m *outboxModel) acceptRandom(name string) {
-	position := m.position()
+// refusedPosition is one that stands aside, if there is any.
+func (m *outboxModel) refusedPosition(name string) types.Position {
 	if refused := slices.Sorted(maps.Keys(m.refused[name])); len(refused) > 0 {
-		position = refused[m.random.IntN(len(refused))]
+		return refused[m.random.IntN(len(refused))]
 	}
+	return m.position()
+}
+
+func (m *outboxModel) acceptRandom(name string) {
+	position := m.refusedPosition(name)
 	m.must(m.store.Accepted(m.ctx, name, position))
 	delete(m.refused[name], position)
 }

@@ -75,7 +75,7 @@ func stateCancelled(f *fixture) {
 	f.mustBe(err, context.Canceled)
 	_, err = f.store.Acknowledge(ctx, []storage.Acknowledgement{{Device: alice, Through: 1}}, 1)
 	f.mustBe(err, context.Canceled)
-	for _, err := range OutboxErrors(ctx, f.store) {
+	for _, err := range Errors(ctx, f.store) {
 		f.mustBe(err, context.Canceled)
 	}
 	f.wantState(storage.State{Writer: f.writer, Last: f.last})

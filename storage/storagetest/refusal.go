@@ -3,6 +3,7 @@ package storagetest
 import (
 	"encoding/base64"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"strings"
 
@@ -98,6 +99,11 @@ func refusePositions(f *fixture) {
 	batch := f.batch([]storage.Delivery{delivery(`{}`, alice)})
 	batch.Deliveries[0].Position = batch.Last + 1
 	f.wantFinal(f.wantNothingStored(f.ctx, f.store, batch))
+	batch = f.batch([]storage.Delivery{delivery(`{}`, alice, bob)})
+	for _, position := range []types.Position{batch.Last, batch.Last + 1, math.MaxInt64} {
+		batch.Deliveries[0].Position = position
+		f.wantFinal(f.wantNothingStored(f.ctx, f.store, batch))
+	}
 
 	batch = f.batch(nil)
 	batch.Last = batch.Previous

@@ -28,7 +28,11 @@ func Run(t *testing.T, newDatabase func(t *testing.T) Opener) {
 		"Refused":       refusalTests(),
 		"Outbox":        outboxTests(),
 		"OutboxRefused": outboxRefusedTests(),
+		"Cleaner":       cleanerTests(),
+		"Inspector":     inspectorTests(),
+		"Lines":         lineTests(),
 		"Model":         modelTests(),
+		"Mover":         moverTests(),
 	}
 	for group, tests := range groups {
 		t.Run(group, func(t *testing.T) {
@@ -91,19 +95,20 @@ func (f *fixture) mustBe(err, target error) {
 	}
 }
 
-// batch makes a batch whose deliveries have the positions after f.last.
+// batch makes a batch whose messages have the positions after f.last.
 func (f *fixture) batch(deliveries []storage.Delivery, transactions ...storage.Transaction) storage.Batch {
-	batch := storage.Batch{
+	last := f.last
+	for i := range deliveries {
+		deliveries[i].Position = last + 1
+		last += types.Position(max(1, len(deliveries[i].Copies)))
+	}
+	return storage.Batch{
 		Writer:       f.writer,
 		Previous:     f.last,
-		Last:         f.last + max(1, types.Position(len(deliveries))),
+		Last:         max(last, f.last+1),
 		Deliveries:   deliveries,
 		Transactions: transactions,
 	}
-	for i := range deliveries {
-		deliveries[i].Position = f.last + 1 + types.Position(i)
-	}
-	return batch
 }
 
 // commit stores the batch and takes over its last position.
@@ -166,12 +171,15 @@ func delivery(content string, devices ...types.Device) storage.Delivery {
 	return d
 }
 
-// sent is what a device that got a copy of each delivery should read.
-func sent(deliveries []storage.Delivery) []types.Message {
+// sent is what a device that got the first copy of each delivery should read.
+func sent(deliveries []storage.Delivery) []types.Message { return sentTo(deliveries, 0) }
+
+// sentTo is what a device that got copy i of each delivery should read.
+func sentTo(deliveries []storage.Delivery, i int) []types.Message {
 	var messages []types.Message
 	for _, d := range deliveries {
 		messages = append(messages, types.Message{
-			Position: d.Position, Sender: d.Sender, Type: d.Type, Content: d.Copies[0].Content,
+			Position: d.Position + types.Position(i), Sender: d.Sender, Type: d.Type, Content: d.Copies[i].Content,
 		})
 	}
 	return messages

@@ -10,21 +10,23 @@ import (
 )
 
 // Acknowledge implements storage.Store.
-func (s *Store) Acknowledge(ctx context.Context, acknowledgements []storage.Acknowledgement, limit int) ([]storage.Acknowledgement, error) {
+func (s *Store) Acknowledge(ctx context.Context, acknowledgements []storage.Acknowledgement, limit int) ([]storage.Acknowledged, error) {
+	if limit <= 0 {
+		return nil, fmt.Errorf("acknowledge: the limit of %d messages lets nothing be deleted", limit)
+	}
 	for _, a := range acknowledgements {
 		if err := checkDevice(a.Device); err != nil {
 			return nil, fmt.Errorf("acknowledge: %w", err)
 		}
 	}
-	merged := mergeByDevice(acknowledgements)
-	if len(merged) == 0 || limit <= 0 {
-		return merged, nil
+	if len(acknowledgements) == 0 {
+		return nil, nil
 	}
-	unfinished, err := s.dialect.Acknowledge(ctx, merged, limit)
+	acknowledged, err := s.dialect.Acknowledge(ctx, mergeByDevice(acknowledgements), limit)
 	if err != nil {
 		return nil, s.failed(ctx, "acknowledge", err)
 	}
-	return unfinished, nil
+	return acknowledged, nil
 }
 
 // mergeByDevice sorts by device, so that concurrent calls meet the rows in the same order, and keeps

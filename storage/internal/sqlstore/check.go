@@ -44,7 +44,8 @@ func checkBatch(batch storage.Batch) error {
 }
 
 func checkDelivery(delivery storage.Delivery, last types.Position) error {
-	if err := checkPosition(delivery.Position, last); err != nil {
+	// Subtracting on this side can't overflow.
+	if err := checkPosition(delivery.Position, last-types.Position(max(0, len(delivery.Copies)-1))); err != nil {
 		return err
 	}
 	if !isText(delivery.Sender) || !isText(delivery.Type) {
@@ -58,12 +59,29 @@ func checkDelivery(delivery storage.Delivery, last types.Position) error {
 			return fmt.Errorf("the content for device %q of %q is not valid text", c.DeviceID, c.UserID)
 		}
 	}
+	return checkDistinct(delivery.Copies)
+}
+
+// checkDistinct is here since each copy has a position of its own, so that the tables would take two for one
+// device.
+func checkDistinct(copies []storage.Copy) error {
+	if len(copies) < 2 {
+		return nil
+	}
+	seen := make(map[types.Device]struct{}, len(copies))
+	for i := range copies {
+		device := copies[i].Device
+		if _, twice := seen[device]; twice {
+			return fmt.Errorf("device %q of %q would get a message twice", device.DeviceID, device.UserID)
+		}
+		seen[device] = struct{}{}
+	}
 	return nil
 }
 
 func checkPosition(position, last types.Position) error {
 	if position > last {
-		return fmt.Errorf("position %d lies beyond the batch, which ends at %d", position, last)
+		return fmt.Errorf("a message or EDU has position %d or a later one, but room in the batch only up to %d", position, last)
 	}
 	return nil
 }

@@ -24,6 +24,16 @@ type Dialect interface {
 	InsertEDUs(ctx context.Context, tx *sql.Tx, edus []storage.EDU) error
 	InsertTransactions(ctx context.Context, tx *sql.Tx, transactions []storage.Transaction) error
 
+	// ImportMessages inserts messages in bulk and passes over those that are there.
+	ImportMessages(ctx context.Context, tx *sql.Tx, messages []storage.Queued) error
+
+	// Addresses calls f with the addresses of all messages by position, user and device, at most limit at a time. f may use
+	// the transaction, but not change todevice_messages.
+	Addresses(ctx context.Context, tx *sql.Tx, limit int, f func([]Address) error) error
+
+	// At returns the messages at the addresses, in their order.
+	At(ctx context.Context, tx *sql.Tx, addresses []Address) ([]storage.Queued, error)
+
 	// List returns the argument that stands for a list of strings.
 	List(values []string) (any, error)
 
@@ -32,7 +42,7 @@ type Dialect interface {
 
 	// Acknowledge is Store.Acknowledge for valid acknowledgements, one for each device, sorted by
 	// device, and a limit above zero.
-	Acknowledge(ctx context.Context, acknowledgements []storage.Acknowledgement, limit int) ([]storage.Acknowledgement, error)
+	Acknowledge(ctx context.Context, acknowledgements []storage.Acknowledgement, limit int) ([]storage.Acknowledged, error)
 }
 
 // Statements are the SQL texts, with their arguments in this order.
@@ -51,4 +61,7 @@ type Statements struct {
 	Leave          string // destination, position
 	Refused        string // destination, by in microseconds, limit; returns position and what follows it in Refuse
 	Accepted       string // destination, position
+	Present        string // returns whether the tables are there
+	Clean          CleanerStatements
+	Inspect        InspectorStatements
 }

@@ -173,8 +173,12 @@ func (s *Store) ForgetTransactions(ctx context.Context, before time.Time, limit 
 	return int(forgotten), nil
 }
 
-func (s *Store) query(ctx context.Context, statement string, args []any, each func(*sql.Rows) error) (err error) {
+func (s *Store) query(ctx context.Context, statement string, args []any, each func(*sql.Rows) error) error {
 	rows, err := s.db.QueryContext(ctx, statement, args...)
+	return eachRow(rows, err, each)
+}
+
+func eachRow(rows *sql.Rows, err error, each func(*sql.Rows) error) error {
 	if err != nil {
 		return err
 	}
