@@ -3,6 +3,8 @@ package todevicemodule
 import (
 	"errors"
 	"fmt"
+	"net/url"
+	"slices"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -32,8 +34,43 @@ type Config struct {
 	// RequestTimeout is how long a request waits for the database before it is answered with 503:
 	// 100ms to 4m, since the host's HTTP server ends every response after 5 minutes. Default: 20s.
 	RequestTimeout time.Duration
+	// Limits bound what others can make the server keep or do.
+	Limits LimitsConfig
+	// TraceRecords is how many steps of messages are kept in memory to be asked for: 0 for none, to
+	// 1,000,000. Default: 50000.
+	TraceRecords int
+	// Admin is for the command line alone, which asks a running server.
+	Admin AdminConfig
 	// Database is where the messages are kept. Default: the sync API's database.
 	Database DatabaseConfig
+}
+
+// LimitsConfig is the section limits. Of the queues, 0 means that there is no limit, which is the default:
+// nothing that was accepted is ever dropped then.
+type LimitsConfig struct {
+	// QueueMessages and QueueBytes are how many messages may wait for one device, and how large their contents may
+	// be together; beyond that the oldest are dropped: at least 100 messages, and 1 MiB.
+	QueueMessages, QueueBytes int
+	// QueueAge is how long a message may wait for its device before it is dropped: at least 24h.
+	QueueAge time.Duration
+	// OriginEDUsPerSecond is how many EDUs are taken of one other server; beyond that it is answered 429, and sends
+	// them again later. 0 means any number. Default: 0.
+	OriginEDUsPerSecond int
+	// OriginEDUsBurst is how many are taken at once: at least the 100 of one transaction. Default: 1000.
+	OriginEDUsBurst int
+	// KeyRequestsPerSecond is how many key requests of one device are taken for devices of other users; beyond
+	// that they are dropped. 0 means any number. Default: 20.
+	KeyRequestsPerSecond int
+	// KeyRequestsBurst is how many are taken at once: at least 1. Default: 100.
+	KeyRequestsBurst int
+}
+
+// AdminConfig is the section admin.
+type AdminConfig struct {
+	// URL is where the server's admin API is. Default: http://localhost:8008.
+	URL string
+	// AccessTokenFile has an administrator's access token in it. Default: none.
+	AccessTokenFile string
 }
 
 // DatabaseConfig has the keys of every database section of dendrite.yaml. An empty
@@ -54,6 +91,9 @@ func DefaultConfig() Config {
 		MaxMessageBytes:      64 << 10,
 		MaxRequestBytes:      10 << 20,
 		RequestTimeout:       20 * time.Second,
+		Limits:               LimitsConfig{OriginEDUsBurst: 1000, KeyRequestsPerSecond: 20, KeyRequestsBurst: 100},
+		TraceRecords:         50_000,
+		Admin:                AdminConfig{URL: "http://localhost:8008"},
 		Database:             DatabaseConfig{MaxOpenConns: 90, MaxIdleConns: 2, ConnMaxLifetime: -1},
 	}
 }
@@ -86,6 +126,20 @@ func (c *Config) keys() map[string]any {
 		"max_message_bytes":     &c.MaxMessageBytes,
 		"max_request_bytes":     &c.MaxRequestBytes,
 		"request_timeout":       &c.RequestTimeout,
+		"trace_records":         &c.TraceRecords,
+		"limits": map[string]any{
+			"queue_messages":          &c.Limits.QueueMessages,
+			"queue_bytes":             &c.Limits.QueueBytes,
+			"queue_age":               &c.Limits.QueueAge,
+			"origin_edus_per_second":  &c.Limits.OriginEDUsPerSecond,
+			"origin_edus_burst":       &c.Limits.OriginEDUsBurst,
+			"key_requests_per_second": &c.Limits.KeyRequestsPerSecond,
+			"key_requests_burst":      &c.Limits.KeyRequestsBurst,
+		},
+		"admin": map[string]any{
+			"url":               &c.Admin.URL,
+			"access_token_file": &c.Admin.AccessTokenFile,
+		},
 		"database": map[string]any{
 			"connection_string": &c.Database.ConnectionString,
 			"max_open_conns":    &c.Database.MaxOpenConns,
@@ -113,9 +167,38 @@ func (c *Config) faults() (faults []error) {
 	between("max_message_bytes", c.MaxMessageBytes, 1, largestMessage)
 	between("max_request_bytes", c.MaxRequestBytes, max(1, min(c.MaxMessageBytes, largestMessage)), 1<<30)
 	lasts("request_timeout", c.RequestTimeout, 100*time.Millisecond, 4*time.Minute)
+	between("trace_records", c.TraceRecords, 0, 1_000_000)
+	faults = append(faults, c.Limits.faults()...)
+	if u, err := url.Parse(c.Admin.URL); err != nil || !slices.Contains([]string{"http", "https", "unix"}, u.Scheme) {
+		faults = append(faults, fmt.Errorf("%s.admin.url: must be a URL that begins with http://, https:// or unix://, but is %q", ConfigSection, c.Admin.URL))
+	}
 	if c.Database.MaxOpenConns == 1 {
 		// One connection holds the lock that keeps a second server out.
 		faults = append(faults, fmt.Errorf("%s.database.max_open_conns: must be 2 or more, or 0 for no limit, but is 1", ConfigSection))
 	}
+	return faults
+}
+
+func (l *LimitsConfig) faults() (faults []error) {
+	atLeast := func(key string, value, low any, ok bool) {
+		if !ok {
+			faults = append(faults, fmt.Errorf("%s.limits.%s: must be 0 for no limit, or at least %v, but is %v", ConfigSection, key, low, value))
+		}
+	}
+	orNone := func(key string, value, low int) { atLeast(key, value, low, value == 0 || value >= low) }
+	between := func(key string, value, low, high int) {
+		if value < low || value > high {
+			faults = append(faults, fmt.Errorf("%s.limits.%s: must be from %d to %d, but is %d", ConfigSection, key, low, high, value))
+		}
+	}
+	orNone("queue_messages", l.QueueMessages, 100)
+	orNone("queue_bytes", l.QueueBytes, 1<<20)
+	const shortestAge = 24 * time.Hour
+	atLeast("queue_age", l.QueueAge, shortestAge, l.QueueAge == 0 || l.QueueAge >= shortestAge)
+	const most = 1_000_000
+	between("origin_edus_per_second", l.OriginEDUsPerSecond, 0, most)
+	between("origin_edus_burst", l.OriginEDUsBurst, 100, most)
+	between("key_requests_per_second", l.KeyRequestsPerSecond, 0, most)
+	between("key_requests_burst", l.KeyRequestsBurst, 1, most)
 	return faults
 }

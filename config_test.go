@@ -45,6 +45,9 @@ func TestDocumentedDefaults(t *testing.T) {
 		MaxMessageBytes:      65536,
 		MaxRequestBytes:      10 * 1024 * 1024,
 		RequestTimeout:       20 * time.Second,
+		Limits:               todevicemodule.LimitsConfig{OriginEDUsBurst: 1000, KeyRequestsPerSecond: 20, KeyRequestsBurst: 100},
+		TraceRecords:         50000,
+		Admin:                todevicemodule.AdminConfig{URL: "http://localhost:8008"},
 		Database:             todevicemodule.DatabaseConfig{MaxOpenConns: 90, MaxIdleConns: 2, ConnMaxLifetime: -1},
 	}
 	for _, yaml := range []string{
@@ -72,6 +75,18 @@ to_device:
   max_message_bytes: 0x1000
   max_request_bytes: 4_096
   request_timeout: "1m30s"
+  trace_records: 7
+  limits:
+    queue_messages: 100
+    queue_bytes: 1048576
+    queue_age: 24h
+    origin_edus_per_second: 1
+    origin_edus_burst: 100
+    key_requests_per_second: 0
+    key_requests_burst: 1
+  admin:
+    url: https://localhost:8448
+    access_token_file: token
   database:
     connection_string: file:to_device.db
     max_open_conns: 5
@@ -80,7 +95,11 @@ to_device:
 `)
 	want := todevicemodule.Config{
 		Enabled: true, SyncLimit: 50, TransactionRetention: 48 * time.Hour, MessageIDRetention: 1000 * time.Hour,
-		MaxMessageBytes: 4096, MaxRequestBytes: 4096, RequestTimeout: 90 * time.Second,
+		MaxMessageBytes: 4096, MaxRequestBytes: 4096, RequestTimeout: 90 * time.Second, TraceRecords: 7,
+		Limits: todevicemodule.LimitsConfig{
+			QueueMessages: 100, QueueBytes: 1 << 20, QueueAge: 24 * time.Hour, OriginEDUsPerSecond: 1, OriginEDUsBurst: 100, KeyRequestsBurst: 1,
+		},
+		Admin: todevicemodule.AdminConfig{URL: "https://localhost:8448", AccessTokenFile: "token"},
 		Database: todevicemodule.DatabaseConfig{
 			ConnectionString: "file:to_device.db", MaxOpenConns: 5, MaxIdleConns: 3, ConnMaxLifetime: 60,
 		},
@@ -204,6 +223,34 @@ func TestBounds(t *testing.T) {
 		}
 		name := test.key[strings.LastIndex(test.key, " ")+1:]
 		if keys := faultyKeys(t, section(test.key, test.outside)); !slices.Equal(keys, []string{"to_device." + name}) {
+			t.Errorf("%s: %s has faults in %v", test.key, test.outside, keys)
+		}
+	}
+	for _, test := range []struct{ key, inside, outside string }{
+		{"trace_records", "0", "-1"},
+		{"trace_records", "1000000", "1000001"},
+		{"limits.queue_messages", "0", "99"},
+		{"limits.queue_messages", "100", "-1"},
+		{"limits.queue_bytes", "1048576", "1048575"},
+		{"limits.queue_age", "0s", "23h59m59s"},
+		{"limits.queue_age", "24h", "-24h"},
+		{"limits.origin_edus_per_second", "0", "-1"},
+		{"limits.origin_edus_burst", "100", "99"},
+		{"limits.key_requests_per_second", "1000000", "1000001"},
+		{"limits.key_requests_burst", "1", "0"},
+		{"admin.url", "unix:///run/dendrite.sock", "localhost:8008"},
+	} {
+		nested := func(value string) string {
+			text := "to_device:\n  enabled: true"
+			for depth, key := range strings.Split(test.key, ".") {
+				text += "\n" + strings.Repeat("  ", depth+1) + key + ":"
+			}
+			return text + " " + value
+		}
+		if keys := faultyKeys(t, nested(test.inside)); keys != nil {
+			t.Errorf("%s: %s has faults in %v", test.key, test.inside, keys)
+		}
+		if keys := faultyKeys(t, nested(test.outside)); !slices.Equal(keys, []string{"to_device." + test.key}) {
 			t.Errorf("%s: %s has faults in %v", test.key, test.outside, keys)
 		}
 	}

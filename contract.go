@@ -15,7 +15,7 @@ import (
 // types crosses it.
 //
 // In return the host promises to
-//   - call Module.DevicesChanged before and after every creation and deletion of a local device,
+//   - create and delete the devices of its users inside of Module.CreateDevice and Module.DeleteDevices,
 //   - send every transaction to another server through Module.SendTransaction,
 //   - pass the m.direct_to_device EDUs of every transaction from another server to
 //     Module.ReceiveEDUs, and answer it with a 5xx after an error,
@@ -30,6 +30,9 @@ type Host interface {
 	devices.Source
 	// The host's federation sender.
 	outbox.Host
+	// VirtualDevice reports whether requests come from a device of that ID although UserDevices does not list it, as those
+	// of application services do.
+	VirtualDevice(deviceID string) bool
 	// IsLocalServer reports whether a server name is one of the host's own.
 	IsLocalServer(serverName string) bool
 	// Federates reports whether the host sends anything to other servers. Where it does not, their
@@ -45,4 +48,7 @@ type Host interface {
 	// Store returns the store that the messages are kept in, in the database that the
 	// configuration names. It is called once.
 	Store(config DatabaseConfig) (storage.Store, error)
+	// ForeignQueue returns where the host itself keeps messages while the module is not enabled, or nil if it has
+	// no such place. The configuration is that of the store. It is called once.
+	ForeignQueue(config DatabaseConfig) (storage.ForeignQueue, error)
 }

@@ -137,7 +137,7 @@ func (noFederation) MarkDeviceListStale(_ context.Context, _, _ string) error { 
 
 func (m *model) UserDevices(_ context.Context, userID string) ([]string, error) {
 	if userID != modelUser {
-		return nil, nil
+		return []string{"PHONE"}, nil
 	}
 	return slices.Clone(m.deviceIDs), nil
 }
@@ -146,9 +146,14 @@ func (m *model) DeviceOwners(context.Context, []string) (map[string]string, erro
 	return nil, errors.New("not asked for so few users")
 }
 
+func (m *model) VirtualDevice(string) bool                                  { return false }
 func (m *model) IsLocalServer(serverName string) bool                       { return serverName == "test" }
 func (m *model) WakeDevices(types.Position, []writer.Wakeup)                {}
 func (m *model) Store(todevicemodule.DatabaseConfig) (storage.Store, error) { return m.store, nil }
+
+func (m *model) ForeignQueue(todevicemodule.DatabaseConfig) (storage.ForeignQueue, error) {
+	return nil, nil
+}
 
 func (m *model) restart(*rapid.T) {
 	m.stop()

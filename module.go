@@ -17,12 +17,16 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sirupsen/logrus"
 
+	"github.com/matrix-org/dendrite/todevicemodule/admin"
 	"github.com/matrix-org/dendrite/todevicemodule/consumers"
 	"github.com/matrix-org/dendrite/todevicemodule/devices"
+	"github.com/matrix-org/dendrite/todevicemodule/handover"
+	"github.com/matrix-org/dendrite/todevicemodule/internal/limiter"
 	"github.com/matrix-org/dendrite/todevicemodule/outbox"
 	"github.com/matrix-org/dendrite/todevicemodule/routing"
 	"github.com/matrix-org/dendrite/todevicemodule/storage"
 	"github.com/matrix-org/dendrite/todevicemodule/streams"
+	"github.com/matrix-org/dendrite/todevicemodule/trace"
 	"github.com/matrix-org/dendrite/todevicemodule/types"
 	"github.com/matrix-org/dendrite/todevicemodule/writer"
 )
@@ -35,16 +39,22 @@ type Module struct {
 	log          *logrus.Entry
 	store        storage.Store
 	directory    *devices.Directory
+	handover     *handover.Handover // nil if the host has no queue of its own
 	writer       *writer.Writer
 	acknowledger *writer.Acknowledger
 	janitor      *writer.Janitor
+	cleaner      *writer.Cleaner
+	sweeper      *writer.Sweeper
 	outbox       *outbox.Outbox
 	federation   *consumers.Federation
 	keyRequests  *consumers.KeyRequests
 	reader       *streams.Reader
 	route        *routing.SendToDevice
 	leftovers    *consumers.Leftovers
+	trace        *trace.Ring
+	admin        *admin.API
 	metrics      *metrics
+	sampler      *sampler // nil without metrics
 	running      atomic.Bool
 }
 
@@ -64,42 +74,87 @@ func New(config Config, host Host, registerer prometheus.Registerer, log *logrus
 		return nil, err
 	}
 	m := &Module{log: log, store: store, directory: directory, metrics: newMetrics()}
-	m.outbox = outbox.New(outbox.Options{Store: store, Host: host, Log: log, Observe: m.metrics.observeSent})
-	m.writer = writer.New(writer.Options{
-		Store: store, Wake: host.WakeDevices, Outgoing: m.outbox.Added, Log: log, Observe: m.metrics.observeCommit,
-	})
+	m.trace = trace.New(trace.Options{Capacity: config.TraceRecords, Log: log})
+	steps := trace.Tee(m.trace, m.metrics)
+	m.outbox = outbox.New(outbox.Options{Store: store, Host: host, Aside: store, Log: log, Observe: m.metrics.observeSent, Trace: steps})
+	wake := func(position types.Position, wakeups []writer.Wakeup) {
+		host.WakeDevices(position, wakeups)
+		m.sweeper.Grown(wakeups)
+	}
+	writerOptions := writer.Options{
+		Store: store, Wake: wake, Outgoing: m.outbox.Added, Log: log, Observe: m.metrics.observeCommit, Trace: steps,
+	}
+	foreign, err := host.ForeignQueue(config.Database)
+	if err != nil {
+		return nil, fmt.Errorf("opening the host's own queue: %w", err)
+	}
+	if foreign != nil {
+		m.handover = handover.New(handover.Options{
+			Store: store, Queue: foreign, Log: log, Last: func() types.Position { return m.writer.Published() },
+		})
+		writerOptions.Prepare = m.handover.Prepare
+	}
+	m.writer = writer.New(writerOptions)
 	m.acknowledger = writer.NewAcknowledger(store, log)
+	m.acknowledger.Trace = steps
 	m.janitor = writer.NewJanitor(store, log)
+	m.cleaner = writer.NewCleaner(writer.CleanerOptions{
+		Store: store, Source: host, Directory: directory, Writer: m.writer, Virtual: host.VirtualDevice, Timeout: config.RequestTimeout, Trace: steps, Log: log,
+	})
+	m.sweeper = writer.NewSweeper(m.cleaner, writer.Bounds{
+		Messages: config.Limits.QueueMessages, Bytes: int64(config.Limits.QueueBytes), Age: config.Limits.QueueAge,
+	}, log)
 	m.reader = &streams.Reader{
-		Store: store, Acknowledgements: m.acknowledger, Published: m.writer.Published, Limit: config.SyncLimit,
+		Store: store, Acknowledgements: m.acknowledger, Published: m.writer.Published, Limit: config.SyncLimit, Trace: steps,
+	}
+	keyRequestRate, err := limiter.New[types.Device](float64(config.Limits.KeyRequestsPerSecond), config.Limits.KeyRequestsBurst)
+	if err != nil {
+		return nil, err
+	}
+	origins, err := limiter.New[string](float64(config.Limits.OriginEDUsPerSecond), config.Limits.OriginEDUsBurst)
+	if err != nil {
+		return nil, err
 	}
 	sender := &writer.Sender{Directory: directory, Writer: m.writer}
 	m.route = &routing.SendToDevice{
-		Sender:    sender,
-		IsLocal:   host.IsLocalServer,
-		Federates: host.Federates(),
-		Limits:    routing.Limits{MessageBytes: config.MaxMessageBytes, RequestBytes: config.MaxRequestBytes},
-		Remember:  config.TransactionRetention,
-		Timeout:   config.RequestTimeout,
-		Log:       log,
+		Sender:      sender,
+		IsLocal:     host.IsLocalServer,
+		Federates:   host.Federates(),
+		Limits:      routing.Limits{MessageBytes: config.MaxMessageBytes, RequestBytes: config.MaxRequestBytes},
+		KeyRequests: keyRequestRate,
+		Remember:    config.TransactionRetention,
+		Timeout:     config.RequestTimeout,
+		Trace:       steps,
+		Log:         log,
 	}
 	m.keyRequests = consumers.NewKeyRequests(host.IsLocalServer, host.MarkDeviceListStale, log)
 	m.keyRequests.Observe = m.metrics.observeKeyRequest
-	m.leftovers = &consumers.Leftovers{Sender: sender, IsLocal: host.IsLocalServer, KeyRequest: m.keyRequests.Check, Log: log}
+	m.leftovers = &consumers.Leftovers{Sender: sender, IsLocal: host.IsLocalServer, KeyRequest: m.keyRequests.Check, Trace: steps, Log: log}
 	m.federation = &consumers.Federation{
-		Sender:      sender,
-		IsLocal:     host.IsLocalServer,
-		MaxEDUBytes: maxEDUBytes(config.MaxMessageBytes),
-		Remember:    config.MessageIDRetention,
-		Timeout:     config.RequestTimeout,
-		KeyRequest:  m.keyRequests.Check,
-		Observe:     m.metrics.observeReceived,
-		Log:         log,
+		Sender:         sender,
+		IsLocal:        host.IsLocalServer,
+		MaxEDUBytes:    maxEDUBytes(config.MaxMessageBytes),
+		Remember:       config.MessageIDRetention,
+		Timeout:        config.RequestTimeout,
+		Origins:        origins,
+		KeyRequestRate: keyRequestRate,
+		KeyRequest:     m.keyRequests.Check,
+		Observe:        m.metrics.observeReceived,
+		Trace:          steps,
+		Log:            log,
 	}
 	if registerer != nil {
+		directory.Observe = m.metrics.observeLookups
+		m.sampler = newSampler(store, m.metrics, log)
+		m.metrics.live("writer_queue_requests", "Requests that wait for a commit that has not begun.", m.writer.Queued)
+		m.metrics.live("acknowledgements_pending", "Devices whose acknowledged messages wait for their deletion.", m.acknowledger.Pending)
+		m.metrics.live("outbox_destinations", "Servers for which EDUs wait or are to be sent again.", m.outbox.Destinations)
 		if err = m.metrics.register(registerer); err != nil {
 			return nil, fmt.Errorf("registering the metrics of to_device: %w", err)
 		}
+	}
+	if m.admin, err = m.newAdmin(host); err != nil {
+		return nil, err
 	}
 	return m, nil
 }
@@ -114,12 +169,22 @@ func (m *Module) Start(ctx context.Context) error {
 	if err := m.writer.Start(ctx); err != nil {
 		return fmt.Errorf("starting to_device: %w", err)
 	}
+	if m.handover != nil {
+		if err := m.handover.Start(ctx); err != nil {
+			return errors.Join(fmt.Errorf("starting to_device: %w", err), m.writer.Stop(ctx))
+		}
+	}
 	if err := m.outbox.Start(ctx); err != nil {
+		m.stopHandover()
 		return errors.Join(fmt.Errorf("starting to_device: %w", err), m.writer.Stop(ctx))
 	}
 	m.acknowledger.Start(ctx)
 	m.janitor.Start(ctx)
+	m.sweeper.Start(ctx)
 	m.keyRequests.Start(ctx)
+	if m.sampler != nil {
+		m.sampler.start(ctx)
+	}
 	m.running.Store(true)
 	return nil
 }
@@ -131,12 +196,23 @@ func (m *Module) Stop(ctx context.Context) error {
 	if !m.running.CompareAndSwap(true, false) {
 		return nil
 	}
+	if m.sampler != nil {
+		m.sampler.stop()
+	}
 	m.keyRequests.Stop()
+	m.stopHandover()
+	m.sweeper.Stop()
 	m.janitor.Stop()
 	m.acknowledger.Stop(ctx)
 	sending, cancel := context.WithTimeout(ctx, stopSending)
 	defer cancel()
 	return errors.Join(m.outbox.Stop(sending), m.writer.Stop(ctx))
+}
+
+func (m *Module) stopHandover() {
+	if m.handover != nil {
+		m.handover.Stop()
+	}
 }
 
 // SendToDevice answers PUT /sendToDevice/{eventType}/{txnId} of an authenticated device; see
@@ -167,9 +243,17 @@ func (m *Module) SendTransaction(ctx context.Context, t gomatrixserverlib.Transa
 // RemoteSeen is to be called when another server sends a request, authenticated or not. It returns at once.
 func (m *Module) RemoteSeen(serverName string) { m.outbox.Seen(serverName) }
 
-// DevicesChanged is to be called before and after every creation and deletion of a local user's
-// device.
-func (m *Module) DevicesChanged(userID string) { m.directory.Changed(userID) }
+// CreateDevice runs create, which is to create a device of a local user, once nothing is left of an earlier device of the
+// same ID; see writer.Cleaner.
+func (m *Module) CreateDevice(ctx context.Context, userID, deviceID string, create func() error) error {
+	return m.cleaner.CreateDevice(ctx, userID, deviceID, create)
+}
+
+// DeleteDevices runs remove, which is to delete devices of a local user. When it returns nil nothing is kept for those that
+// do not exist any more; see writer.Cleaner.
+func (m *Module) DeleteDevices(ctx context.Context, userID string, remove func() error) error {
+	return m.cleaner.DeleteDevices(ctx, userID, remove)
+}
 
 // LatestPosition returns the to_device position of a new sync token.
 func (m *Module) LatestPosition() types.Position { return m.writer.Published() }
@@ -193,6 +277,6 @@ func (m *Module) ReadForSync(ctx context.Context, device types.Device, after, th
 		m.log.WithError(err).WithFields(logrus.Fields{"user_id": device.UserID, "device_id": device.DeviceID}).
 			Error("to_device: reading a queue failed")
 	}
-	m.metrics.observeRead(len(messages), err)
+	m.metrics.observeRead(err)
 	return messages, next, err
 }

@@ -9,11 +9,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
-
-	"github.com/matrix-org/dendrite/todevicemodule/consumers"
-	"github.com/matrix-org/dendrite/todevicemodule/outbox"
 )
 
 func readme(t *testing.T) string {
@@ -58,6 +53,7 @@ func TestReadmeNamesEveryKeyWithItsDefault(t *testing.T) {
 	}
 	walk("", config.keys())
 	want["database.connection_string"] = "the sync API's"
+	want["admin.access_token_file"] = "none"
 	got := make(map[string]string)
 	for _, row := range regexp.MustCompile("(?m)^\\| `([a-z_.]+)` \\| `?([^|`]+?)`? \\|").FindAllStringSubmatch(section(t, "## Configuration"), -1) {
 		got[row[1]] = row[2]
@@ -88,20 +84,7 @@ func TestReadmeExamplesParse(t *testing.T) {
 }
 
 func TestReadmeNamesEveryMetric(t *testing.T) {
-	m := newMetrics()
-	m.observeRequest(200)
-	m.failures.WithLabelValues("read")
-	m.observeSent(outbox.Sent, 1)
-	m.observeReceived(consumers.EDUApplied)
-	m.observeKeyRequest(consumers.DeviceChecked)
-	registry := prometheus.NewRegistry()
-	if err := m.register(registry); err != nil {
-		t.Fatal(err)
-	}
-	families, err := registry.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
+	families := everyMetric(t)
 	var want []string
 	for _, family := range families {
 		want = append(want, family.GetName())

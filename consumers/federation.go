@@ -4,12 +4,16 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"slices"
 	"time"
 
 	"github.com/sirupsen/logrus"
 
 	"github.com/matrix-org/dendrite/todevicemodule/devices"
+	"github.com/matrix-org/dendrite/todevicemodule/internal/limiter"
+	"github.com/matrix-org/dendrite/todevicemodule/trace"
+	"github.com/matrix-org/dendrite/todevicemodule/types"
 	"github.com/matrix-org/dendrite/todevicemodule/writer"
 )
 
@@ -22,6 +26,7 @@ const (
 	EDUTooLarge          = "too_large"           // over MaxEDUBytes
 	EDUTooManyRecipients = "too_many_recipients" // names more devices than one EDU may
 	EDURefused           = "refused"             // the database will never take it
+	EDUKeyRequestRate    = "key_request_rate"    // its sender's device asks for keys too often
 )
 
 // maxRecipients bounds the devices that one EDU names, and those that are stored together, so that one
@@ -42,13 +47,23 @@ type Federation struct {
 	Remember time.Duration
 	// Timeout is how long Receive waits for a transaction to be stored; zero means until its context ends.
 	Timeout time.Duration
+	// Origins limits how many EDUs are taken of one server, and KeyRequestRate how many m.room_key_request of one of its
+	// devices; nil takes any number.
+	Origins        *limiter.Limiter[string]
+	KeyRequestRate *limiter.Limiter[types.Device]
 	// KeyRequest is told of each m.room_key_request for a local user once it is stored. It must not block.
 	// Nil means that nobody is told.
 	KeyRequest func(sender, eventType string, content json.RawMessage)
 	// Observe is told the outcome of each EDU; nil means that nobody is.
 	Observe func(outcome string)
-	Log     *logrus.Entry
+	// Trace is told of each step of a message; nil means that nobody is.
+	Trace trace.Recorder
+	Log   *logrus.Entry
 }
+
+// ErrLimitExceeded is returned for more EDUs than are taken of one server. Nothing was stored: the server has to send
+// them again later, for which it must be answered 429.
+var ErrLimitExceeded = errors.New("the server sends more EDUs than are taken of it")
 
 // Receive takes the contents of the m.direct_to_device EDUs of one transaction, in their order, from the
 // server that was authenticated. It returns nil once none of them needs further attention: each is
@@ -56,18 +71,24 @@ type Federation struct {
 // observed. After an error the origin has to send the transaction again, for which it must be answered
 // 5xx: what was stored already is known by its message_id.
 func (f *Federation) Receive(ctx context.Context, origin string, edus []json.RawMessage) error {
+	if !f.Origins.Allow(origin, len(edus)) {
+		return ErrLimitExceeded
+	}
 	if f.Timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, f.Timeout)
 		defer cancel()
 	}
-	var skipped []string
+	var skipped []skippedEDU
 	var batch []writer.Message
 	recipients := 0
 	for _, raw := range edus {
 		message, outcome := f.parse(origin, raw)
+		if outcome == "" && !f.withinKeyRequestRate(&message) {
+			outcome = EDUKeyRequestRate
+		}
 		if outcome != "" {
-			skipped = append(skipped, outcome)
+			skipped = append(skipped, skippedEDU{message, outcome})
 			continue
 		}
 		if recipients += len(message.Targets); recipients > maxRecipients {
@@ -81,9 +102,10 @@ func (f *Federation) Receive(ctx context.Context, origin string, edus []json.Raw
 	if err := f.store(ctx, batch); err != nil {
 		return err
 	}
-	for _, outcome := range skipped {
-		f.Log.WithFields(logrus.Fields{"origin": origin, "outcome": outcome}).Debug("to_device: passing over an EDU")
-		f.observe(outcome)
+	for _, edu := range skipped {
+		f.Log.WithFields(logrus.Fields{"origin": origin, "outcome": edu.outcome}).Debug("to_device: passing over an EDU")
+		f.observe(edu.outcome)
+		f.tellSkipped(edu)
 	}
 	return nil
 }
@@ -93,11 +115,13 @@ func (f *Federation) store(ctx context.Context, batch []writer.Message) error {
 	if len(batch) == 0 {
 		return nil
 	}
+	tell(f.Trace, trace.Accepted, "", batch...)
 	err := f.Sender.Send(ctx, batch...)
 	if err != nil && !retryable(err) && ctx.Err() == nil {
 		return f.storeEach(ctx, batch)
 	}
 	if err != nil {
+		tell(f.Trace, trace.Failed, "", batch...)
 		return err
 	}
 	for i := range batch {
@@ -116,11 +140,13 @@ func (f *Federation) storeEach(ctx context.Context, batch []writer.Message) erro
 		case err == nil:
 			f.applied(m)
 		case retryable(err) || ctx.Err() != nil:
+			tell(f.Trace, trace.Failed, "", batch[i:]...)
 			return err
 		default:
 			f.Log.WithError(err).WithFields(logrus.Fields{"sender": m.Sender, "message_id": m.Transaction.TransactionID}).
 				Error("to_device: dropping an EDU that the database refuses")
 			f.observe(EDURefused)
+			tell(f.Trace, trace.Dropped, trace.DatabaseRefuses, *m)
 		}
 	}
 	return nil
@@ -128,14 +154,25 @@ func (f *Federation) storeEach(ctx context.Context, batch []writer.Message) erro
 
 func (f *Federation) applied(m *writer.Message) {
 	f.observe(EDUApplied)
-	if m.Type != roomKeyRequest || len(m.Targets) == 0 || f.KeyRequest == nil {
+	if m.Type != types.RoomKeyRequest || len(m.Targets) == 0 || f.KeyRequest == nil {
 		return
 	}
-	// Its contents are one request to several devices, so any of them does; this one is the same each time.
-	first := slices.MinFunc(m.Targets, func(a, b devices.Target) int {
+	f.KeyRequest(m.Sender, m.Type, anyContent(m))
+}
+
+func (f *Federation) withinKeyRequestRate(m *writer.Message) bool {
+	if m.Type != types.RoomKeyRequest || len(m.Targets) == 0 {
+		return true
+	}
+	return f.KeyRequestRate.Allow(requestingDevice(m.Sender, anyContent(m)), 1)
+}
+
+// anyContent returns a content of a message with targets, the same each time: the contents of a key request are one request
+// to several devices.
+func anyContent(m *writer.Message) json.RawMessage {
+	return slices.MinFunc(m.Targets, func(a, b devices.Target) int {
 		return cmp.Or(cmp.Compare(a.UserID, b.UserID), cmp.Compare(a.DeviceID, b.DeviceID))
-	})
-	f.KeyRequest(m.Sender, m.Type, first.Content)
+	}).Content
 }
 
 func (f *Federation) observe(outcome string) {

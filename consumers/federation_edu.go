@@ -9,6 +9,7 @@ import (
 
 	"github.com/matrix-org/dendrite/todevicemodule/devices"
 	"github.com/matrix-org/dendrite/todevicemodule/internal/wire"
+	"github.com/matrix-org/dendrite/todevicemodule/trace"
 	"github.com/matrix-org/dendrite/todevicemodule/types"
 	"github.com/matrix-org/dendrite/todevicemodule/writer"
 )
@@ -16,49 +17,47 @@ import (
 // maxMessageIDRunes is the specification's bound of a message_id, in codepoints.
 const maxMessageIDRunes = 32
 
-// parse returns what one EDU says, or the outcome for which it is passed over whole. Users of other
-// servers, and what is no user ID, are left out of the targets.
-func (f *Federation) parse(origin string, raw json.RawMessage) (writer.Message, string) {
-	refuse := func(outcome string) (writer.Message, string) { return writer.Message{}, outcome }
+// parse returns what one EDU says, or the outcome for which it is passed over whole, and then of the message what is known
+// to be valid, for the trace. Users of other servers, and what is no user ID, are left out of the targets.
+func (f *Federation) parse(origin string, raw json.RawMessage) (m writer.Message, outcome string) {
+	m.Traced.Origin = origin
 	if len(raw) > f.MaxEDUBytes {
-		return refuse(EDUTooLarge)
+		return m, EDUTooLarge
 	}
 	fields, ok := wire.Object(raw)
 	if !ok || !utf8.Valid(raw) {
-		return refuse(EDUMalformed)
+		return m, EDUMalformed
 	}
+	messageID, noMessageID := parseMessageID(fields)
+	m.Traced.EDUID = messageID
 	sender, _ := wire.String(fields["sender"])
 	server, valid := wire.ServerOf(sender)
 	if !valid {
-		return refuse(EDUMalformed)
+		return m, EDUMalformed
 	}
+	m.Sender = sender
 	if server != origin || f.IsLocal(server) { // no other server speaks for this one's users
-		return refuse(EDUSpoofed)
+		return m, EDUSpoofed
 	}
 	eventType, _ := wire.String(fields["type"])
 	if eventType == "" || len(eventType) > maxTypeBytes || strings.ContainsRune(eventType, 0) {
-		return refuse(EDUMalformed)
+		return m, EDUMalformed
 	}
-	messageID, outcome := parseMessageID(fields)
-	if outcome != "" {
-		return refuse(outcome)
+	m.Type = eventType
+	if noMessageID != "" {
+		return m, noMessageID
 	}
-	targets, outcome := f.parseMessages(fields["messages"])
-	if outcome != "" {
-		return refuse(outcome)
+	if outcome = f.parseMessages(&m, fields["messages"]); outcome != "" {
+		return m, outcome
 	}
-	return writer.Message{
-		Sender:  sender,
-		Type:    eventType,
-		Targets: targets,
-		// It can't be the key of a client's transaction, since a server's name is no user ID.
-		Transaction: types.TransactionKey{
-			Device:        types.Device{UserID: origin},
-			EventType:     spec.MDirectToDevice,
-			TransactionID: messageID,
-		},
-		Remember: f.Remember,
-	}, ""
+	// It can't be the key of a client's transaction, since a server's name is no user ID.
+	m.Transaction = types.TransactionKey{
+		Device:        types.Device{UserID: origin},
+		EventType:     spec.MDirectToDevice,
+		TransactionID: messageID,
+	}
+	m.Remember = f.Remember
+	return m, ""
 }
 
 func parseMessageID(fields map[string]json.RawMessage) (messageID, outcome string) {
@@ -76,30 +75,39 @@ func parseMessageID(fields map[string]json.RawMessage) (messageID, outcome strin
 	return messageID, ""
 }
 
-func (f *Federation) parseMessages(raw json.RawMessage) (targets []devices.Target, outcome string) {
+// parseMessages adds the targets.
+func (f *Federation) parseMessages(m *writer.Message, raw json.RawMessage) (outcome string) {
 	users, ok := wire.Object(raw)
 	if !ok {
-		return nil, EDUMalformed
+		return EDUMalformed
 	}
+	var targets []devices.Target
 	named := 0
 	for userID, part := range users {
 		contents, ok := wire.Object(part)
 		if !ok {
-			return nil, EDUMalformed
+			return EDUMalformed
 		}
 		if named += len(contents); named > maxRecipients {
-			return nil, EDUTooManyRecipients
+			return EDUTooManyRecipients
 		}
 		server, valid := wire.ServerOf(userID)
 		ours := valid && f.IsLocal(server)
 		for deviceID, content := range contents {
 			if !wire.IsObject(content) || types.Depth(content) > types.MaxContentDepth {
-				return nil, EDUMalformed
+				return EDUMalformed
+			}
+			target := devices.Target{Device: types.Device{UserID: userID, DeviceID: deviceID}, Content: content}
+			if f.Trace != nil {
+				target.MessageID = trace.MessageID(content)
 			}
 			if ours {
-				targets = append(targets, devices.Target{Device: types.Device{UserID: userID, DeviceID: deviceID}, Content: content})
+				targets = append(targets, target)
+			} else if f.Trace != nil {
+				m.Traced.Dropped = append(m.Traced.Dropped, m.Record(trace.Dropped, trace.InvalidUser, target))
 			}
 		}
 	}
-	return targets, ""
+	m.Targets = targets
+	return ""
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/sirupsen/logrus/hooks/test"
 
 	"github.com/matrix-org/dendrite/todevicemodule/consumers"
+	"github.com/matrix-org/dendrite/todevicemodule/internal/limiter"
 	"github.com/matrix-org/dendrite/todevicemodule/storage"
 	"github.com/matrix-org/dendrite/todevicemodule/types"
 	"github.com/matrix-org/dendrite/todevicemodule/writer"
@@ -443,5 +444,61 @@ func TestFederationWithoutHooks(t *testing.T) {
 	f.Observe, f.KeyRequest = nil, nil
 	if err := f.Receive(t.Context(), origin, []json.RawMessage{keyRequest("one", "D"), eduWith(``)}); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestOriginLimit(t *testing.T) {
+	sender := &sends{}
+	f := newFederation(sender)
+	var err error
+	if f.Origins, err = limiter.New[string](1e-9, 3); err != nil {
+		t.Fatal(err)
+	}
+	receive := func(origin string, ids ...string) error {
+		var edus []json.RawMessage
+		for _, id := range ids {
+			edus = append(edus, json.RawMessage(strings.ReplaceAll(string(edu(id, toBob)), "there.example:8448", origin)))
+		}
+		return f.Receive(t.Context(), origin, edus)
+	}
+	if err = receive(origin, "1", "2"); err != nil {
+		t.Fatal(err)
+	}
+	if err = receive(origin, "3", "4"); !errors.Is(err, consumers.ErrLimitExceeded) {
+		t.Errorf("the error is %v", err)
+	}
+	if err = receive("elsewhere", "5", "6", "7"); err != nil {
+		t.Errorf("another server: %v", err)
+	}
+	if err = receive(origin, "3"); err != nil {
+		t.Errorf("within the limit again: %v", err)
+	}
+	if got := sender.ids(); got != "1 2|5 6 7|3" {
+		t.Errorf("stored are %s", got)
+	}
+}
+
+func TestKeyRequestRateOfARemoteDevice(t *testing.T) {
+	sender := &sends{}
+	f := newFederation(sender)
+	var err error
+	if f.KeyRequestRate, err = limiter.New[types.Device](1e-9, 2); err != nil {
+		t.Fatal(err)
+	}
+	request := func(id, device string) json.RawMessage {
+		return eduWith(fmt.Sprintf(`"sender":"@carol:%s","type":"m.room_key_request","message_id":%q,"messages":{"@bob:here":{"*":{"requesting_device_id":%q}}}`, origin, id, device))
+	}
+	edus := []json.RawMessage{request("1", "A"), request("2", "A"), request("3", "A"), edu("4", toBob), request("5", "B")}
+	if err = f.Receive(t.Context(), origin, edus); err != nil {
+		t.Fatal(err)
+	}
+	if got := sender.ids(); got != "1 2 4 5" {
+		t.Errorf("stored are %s", got)
+	}
+	if dropped := slices.Index(f.outcomes, consumers.EDUKeyRequestRate); dropped < 0 || len(f.outcomes) != len(edus) {
+		t.Errorf("the outcomes are %v", f.outcomes)
+	}
+	if len(f.keyRequests) != 3 {
+		t.Errorf("looked after were %v", f.keyRequests)
 	}
 }

@@ -13,10 +13,6 @@ import (
 	"github.com/matrix-org/dendrite/todevicemodule/types"
 )
 
-// roomKeyRequest is the event type with which a device asks others for the keys of a room's messages
-// (client-server API, "Key requests").
-const roomKeyRequest = "m.room_key_request"
-
 const (
 	// keyRequestWorkers is how many devices are checked at once.
 	keyRequestWorkers = 8
@@ -101,22 +97,27 @@ func (k *KeyRequests) Stop() {
 // of another server's device. It returns at once. A check that waits already is not queued again, and one
 // that is too many is dropped.
 func (k *KeyRequests) Check(sender, eventType string, content json.RawMessage) {
-	if eventType != roomKeyRequest {
+	if eventType != types.RoomKeyRequest {
 		return
 	}
 	server, valid := wire.ServerOf(sender)
 	if !valid || k.isLocal(server) {
 		return
 	}
-	fields, _ := wire.Object(content)
-	deviceID, _ := wire.String(fields["requesting_device_id"])
-	device := types.Device{UserID: sender, DeviceID: deviceID}
-	if deviceID == "" || !storage.Storable(device) {
+	device := requestingDevice(sender, content)
+	if device.DeviceID == "" || !storage.Storable(device) {
 		return
 	}
 	if !k.enqueue(server, device) {
 		k.observe(DeviceNotChecked)
 	}
+}
+
+// requestingDevice returns the device that a key request says it comes from; its ID is empty if it says nothing.
+func requestingDevice(sender string, content json.RawMessage) types.Device {
+	fields, _ := wire.Object(content)
+	deviceID, _ := wire.String(fields["requesting_device_id"])
+	return types.Device{UserID: sender, DeviceID: deviceID}
 }
 
 func (k *KeyRequests) enqueue(server string, device types.Device) bool {

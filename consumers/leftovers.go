@@ -13,7 +13,9 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/matrix-org/dendrite/todevicemodule/devices"
+	"github.com/matrix-org/dendrite/todevicemodule/internal/wire"
 	"github.com/matrix-org/dendrite/todevicemodule/storage"
+	"github.com/matrix-org/dendrite/todevicemodule/trace"
 	"github.com/matrix-org/dendrite/todevicemodule/types"
 	"github.com/matrix-org/dendrite/todevicemodule/writer"
 )
@@ -54,7 +56,9 @@ type Leftovers struct {
 	// KeyRequest is told of each message once it is stored, maybe more than once; nil means nobody is.
 	// It must not block.
 	KeyRequest func(sender, eventType string, content json.RawMessage)
-	Log        *logrus.Entry
+	// Trace is told of each step of a message; nil means that nobody is.
+	Trace trace.Recorder
+	Log   *logrus.Entry
 }
 
 // Receive stores entries in their order, in one commit. It returns nil once they need no further
@@ -62,54 +66,75 @@ type Leftovers struct {
 // means that the host has to offer all of them again.
 func (l *Leftovers) Receive(ctx context.Context, entries ...Entry) error {
 	var ours []Entry
+	var messages, dropped []writer.Message
 	for _, e := range entries {
-		if l.isOurs(e) {
-			ours = append(ours, e)
+		if !l.isOurs(e) {
+			continue
+		}
+		if err := e.check(); err != nil {
+			l.log(e).WithError(err).Error("to_device: dropping a message that can't be stored")
+			dropped = append(dropped, l.message(e))
+			continue
+		}
+		ours = append(ours, e)
+		messages = append(messages, l.message(e))
+		if l.Trace != nil {
+			messages[len(messages)-1].Targets[0].MessageID = trace.MessageID(e.Content)
 		}
 	}
-	if len(ours) == 0 {
-		return nil
+	if len(ours) > 0 {
+		tell(l.Trace, trace.Accepted, "", messages...)
+		if err := l.store(ctx, ours, messages); err != nil {
+			return err
+		}
 	}
-	messages := make([]writer.Message, 0, len(ours))
-	for _, e := range ours {
-		messages = append(messages, writer.Message{
-			Sender:      e.Sender,
-			Type:        e.Type,
-			Targets:     []devices.Target{{Device: e.Device, Content: e.Content}},
-			Transaction: e.key(),
-			Remember:    entryRemembered,
-		})
-	}
+	tell(l.Trace, trace.Dropped, trace.Malformed, dropped...)
+	return nil
+}
+
+// store returns nil once the messages are stored, but for those that the database refuses.
+func (l *Leftovers) store(ctx context.Context, entries []Entry, messages []writer.Message) error {
 	err := l.Sender.Send(ctx, messages...)
 	switch {
 	case err == nil:
-		l.stored(ours)
+		l.stored(entries)
 		return nil
 	case retryable(err):
+		tell(l.Trace, trace.Failed, "", messages...)
 		return err
-	case len(ours) == 1:
-		l.log(ours[0]).WithError(err).Error("to_device: dropping a message that the database refuses")
+	case len(entries) == 1:
+		l.log(entries[0]).WithError(err).Error("to_device: dropping a message that the database refuses")
+		tell(l.Trace, trace.Dropped, trace.DatabaseRefuses, messages...)
 		return nil
 	}
-	for _, e := range ours { // the one that the database refuses must not take the others with it
-		if err := l.Receive(ctx, e); err != nil {
+	for i := range entries { // the one that the database refuses must not take the others with it
+		if err := l.store(ctx, entries[i:i+1], messages[i:i+1]); err != nil {
+			tell(l.Trace, trace.Failed, "", messages[i+1:]...)
 			return err
 		}
 	}
 	return nil
 }
 
-// isOurs reports whether an entry is to be stored. What is for another server, the host's federation
+// isOurs reports whether an entry is for a local user. What is for another server, the host's federation
 // sender takes from the stream: a doorbell too.
 func (l *Leftovers) isOurs(e Entry) bool {
-	if _, server, _ := strings.Cut(e.UserID, ":"); !l.IsLocal(server) {
-		return false
+	_, server, _ := strings.Cut(e.UserID, ":")
+	return l.IsLocal(server)
+}
+
+func (l *Leftovers) message(e Entry) writer.Message {
+	m := writer.Message{
+		Sender:      e.Sender,
+		Type:        e.Type,
+		Targets:     []devices.Target{{Device: e.Device, Content: e.Content}},
+		Transaction: e.key(),
+		Remember:    entryRemembered,
 	}
-	if err := e.check(); err != nil {
-		l.log(e).WithError(err).Error("to_device: dropping a message that can't be stored")
-		return false
+	if server, valid := wire.ServerOf(e.Sender); valid && !l.IsLocal(server) {
+		m.Traced.Origin = server
 	}
-	return true
+	return m
 }
 
 func (l *Leftovers) stored(entries []Entry) {

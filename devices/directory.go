@@ -4,6 +4,7 @@ package devices
 
 import (
 	"context"
+	"errors"
 	"hash/maphash"
 	"slices"
 	"sync/atomic"
@@ -44,15 +45,24 @@ type Source interface {
 	DeviceOwners(ctx context.Context, deviceIDs []string) (map[string]string, error)
 }
 
+// ErrNotReady is returned by a Source while its host starts.
+var ErrNotReady = errors.New("the host can't say yet which devices exist")
+
 // Target is the content for one device of a local user, or with the ID AllDevices for each
 // device that is not named beside it.
 type Target struct {
 	types.Device
 	Content []byte
+	// MessageID is the org.matrix.msgid of the content, for the trace; it may be left empty.
+	MessageID string
 }
 
 // Directory resolves targets to devices. It is safe for concurrent use.
 type Directory struct {
+	// Observe is told of each resolution for how many users the devices were known, and for how many they were
+	// not; nil means that nobody is. It is set before the first use.
+	Observe func(hits, misses int)
+
 	source  Source
 	cache   *lru.Cache[string, cached]
 	seed    maphash.Seed
@@ -73,9 +83,9 @@ func NewDirectory(source Source) (*Directory, error) {
 	return &Directory{source: source, cache: cache, seed: maphash.MakeSeed()}, nil
 }
 
-// Changed forgets what is known of a user's devices. The host calls it before and after every
-// creation and deletion of a device, so that neither an answer read half way through the change
-// nor a resolution made before it is used once the change has returned to its caller.
+// Changed forgets what is known of a user's devices. It is to be called after every creation and deletion of a
+// device, before that returns to its caller: neither an answer read half way through the change nor a resolution
+// made before it is used from then on.
 func (d *Directory) Changed(userID string) {
 	d.counter(userID).Add(1)
 }
@@ -87,7 +97,11 @@ func (d *Directory) counter(userID string) *atomic.Uint64 {
 // Resolution is the devices that targets stood for at one moment.
 type Resolution struct {
 	Copies []storage.Copy
-	stamps []stamp
+	// MessageIDs are those of the targets that the copies are made from, in the order of Copies; nil if no target has one.
+	MessageIDs []string
+	// Missing are the targets that no copy is made from because there is no such device: for AllDevices, no device at all.
+	Missing []Target
+	stamps  []stamp
 }
 
 type stamp struct {
@@ -105,33 +119,38 @@ func (r Resolution) Current() bool {
 	return true
 }
 
-// Resolve returns one copy for each existing device among the targets, in no particular order.
+// Resolve returns one copy for each existing device among the targets, and the targets that do not exist, in no
+// particular order.
 // An error is the host's: nothing can be said of any target then.
 func (d *Directory) Resolve(ctx context.Context, targets []Target) (Resolution, error) {
 	users := make(map[string]*user)
+	var r Resolution
 	for _, t := range targets {
 		if !storage.Storable(t.Device) {
+			r.Missing = append(r.Missing, t)
 			continue // and PostgreSQL fails the query that asks for an ID with NUL
 		}
 		u := users[t.UserID]
 		if u == nil {
 			counter := d.counter(t.UserID)
-			u = &user{id: t.UserID, stamp: stamp{counter, counter.Load()}, named: make(map[string][]byte)}
+			u = &user{id: t.UserID, stamp: stamp{counter, counter.Load()}, named: make(map[string]Target)}
 			users[t.UserID] = u
 		}
 		if t.DeviceID == AllDevices {
-			u.all, u.toAll = t.Content, true
+			u.all, u.toAll = t, true
 		} else {
-			u.named[t.DeviceID] = t.Content
+			u.named[t.DeviceID] = t
 		}
 	}
 	if err := d.lookUp(ctx, users); err != nil {
 		return Resolution{}, err
 	}
-	var r Resolution
+	if slices.ContainsFunc(targets, func(t Target) bool { return t.MessageID != "" }) {
+		r.MessageIDs = make([]string, 0, len(targets))
+	}
 	for _, u := range users {
 		r.stamps = append(r.stamps, u.stamp)
-		r.Copies = u.appendCopies(r.Copies)
+		u.resolve(&r)
 	}
 	return r, nil
 }
@@ -140,28 +159,39 @@ func (d *Directory) Resolve(ctx context.Context, targets []Target) (Resolution, 
 type user struct {
 	id     string
 	stamp  stamp
-	named  map[string][]byte
-	all    []byte
+	named  map[string]Target
+	all    Target
 	toAll  bool
 	exists []string
 }
 
-func (u *user) appendCopies(copies []storage.Copy) []storage.Copy {
+func (u *user) resolve(r *Resolution) {
+	before := len(r.Copies)
 	for _, deviceID := range u.exists {
 		device := types.Device{UserID: u.id, DeviceID: deviceID}
 		if !storage.Storable(device) {
 			continue
 		}
-		content, named := u.named[deviceID]
-		if !named {
-			if !u.toAll {
-				continue
-			}
-			content = u.all
+		target, named := u.named[deviceID]
+		switch {
+		case named:
+			delete(u.named, deviceID)
+		case u.toAll:
+			target = u.all
+		default:
+			continue
 		}
-		copies = append(copies, storage.Copy{Device: device, Content: content})
+		r.Copies = append(r.Copies, storage.Copy{Device: device, Content: target.Content})
+		if r.MessageIDs != nil {
+			r.MessageIDs = append(r.MessageIDs, target.MessageID)
+		}
 	}
-	return copies
+	for _, target := range u.named {
+		r.Missing = append(r.Missing, target)
+	}
+	if u.toAll && len(r.Copies) == before {
+		r.Missing = append(r.Missing, u.all)
+	}
 }
 
 // lookUp fills in the devices that exist, as far as the targets need them.
@@ -177,6 +207,10 @@ func (d *Directory) lookUp(ctx context.Context, users map[string]*user) error {
 		default:
 			named = append(named, u)
 		}
+	}
+	if d.Observe != nil {
+		misses := len(whole) + len(named)
+		d.Observe(len(users)-misses, misses)
 	}
 	if len(named) <= fewUsers {
 		whole = append(whole, named...)

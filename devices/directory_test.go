@@ -163,6 +163,21 @@ func TestCacheSparesTheHost(t *testing.T) {
 	}
 }
 
+func TestObserveTellsWhatTheCacheKnew(t *testing.T) {
+	d, h := newDirectory(t)
+	var hits, misses int
+	d.Observe = func(hit, miss int) { hits, misses = hits+hit, misses+miss }
+	many := manyUsers(h, 20)
+	resolve(t, d, append(many, target("@alice:x", "*", "1"))...)
+	if hits != 0 || misses != 21 {
+		t.Errorf("at first there are %d hits and %d misses", hits, misses)
+	}
+	resolve(t, d, target("@alice:x", "*", "1"), target("@bob:x", "*", "1"))
+	if hits != 1 || misses != 22 {
+		t.Errorf("then there are %d hits and %d misses", hits, misses)
+	}
+}
+
 func TestChangedForgets(t *testing.T) {
 	d, h := newDirectory(t)
 	before := resolve(t, d, target("@alice:x", "*", "1"), target("@bob:x", "*", "1"))

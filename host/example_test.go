@@ -43,7 +43,8 @@ func Example() {
 	if err != nil { // before the components of the host are made
 		logrus.WithError(err).Fatal("to_device can't be started")
 	}
-	fsAPI := federationapi.NewInternalAPI( // with the client that sends what waits along
+	natsRestarted := toDevice.WatchNATS(processCtx, &natsInstance) // before anything else connects to NATS
+	fsAPI := federationapi.NewInternalAPI(                         // with the client that sends what waits along
 		processCtx, cfg, cm, &natsInstance, toDevice.WrapFederationClient(hostClient), roomserver, caches, nil, false,
 	)
 	toDevice.UseFederationAPI(fsAPI, &fedrouting.FederationWakeups{FsAPI: fsAPI})
@@ -52,6 +53,6 @@ func Example() {
 	if err != nil { // in the place of monolith.AddAllPublicRoutes
 		logrus.WithError(err).Fatal("the routes can't be added")
 	}
-	// On a signal, before processCtx.ShutdownDendrite():
+	<-natsRestarted // or a signal: then, before processCtx.ShutdownDendrite():
 	toDevice.Stop()
 }

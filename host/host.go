@@ -24,6 +24,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/matrix-org/dendrite/todevicemodule"
+	"github.com/matrix-org/dendrite/todevicemodule/devices"
 	"github.com/matrix-org/dendrite/todevicemodule/types"
 	"github.com/matrix-org/dendrite/todevicemodule/writer"
 )
@@ -39,7 +40,7 @@ type Dendrite struct {
 	log    *logrus.Entry
 
 	module     *todevicemodule.Module // nil unless enabled
-	userAPI    userapi.UserInternalAPI
+	userAPI    atomic.Pointer[userapi.UserInternalAPI]
 	client     fclient.FederationClient // the host's own
 	wakeups    *fedrouting.FederationWakeups
 	notifier   atomic.Pointer[notifier.Notifier]
@@ -60,11 +61,14 @@ func ReadConfig(dendriteYAML string) (todevicemodule.Config, error) {
 // Start starts the module, unless section.Enabled is false, and has it stopped with the process. It comes
 // before the host's components: a second server on the database is to end before it has written
 // anything. It returns storage.ErrLocked for that one. The metrics go to registerer, or nowhere
-// if it is nil.
+// if it is nil or the host's own metrics are switched off.
 func Start(processContext *process.ProcessContext, cfg *config.Dendrite, section todevicemodule.Config, cm *sqlutil.Connections, registerer prometheus.Registerer) (*Dendrite, error) {
 	d := &Dendrite{config: cfg, cm: cm, log: logrus.WithField("component", "to_device")}
 	if !section.Enabled {
 		return d, nil
+	}
+	if !cfg.Global.Metrics.Enabled {
+		registerer = nil
 	}
 	module, err := todevicemodule.New(section, d, registerer, d.log)
 	if err != nil {
@@ -106,8 +110,12 @@ func (d *Dendrite) IsLocalServer(serverName string) bool {
 
 // UserDevices is part of devices.Source.
 func (d *Dendrite) UserDevices(ctx context.Context, userID string) ([]string, error) {
+	api := d.userAPI.Load()
+	if api == nil {
+		return nil, devices.ErrNotReady
+	}
 	var res userapi.QueryDevicesResponse
-	if err := d.userAPI.QueryDevices(ctx, &userapi.QueryDevicesRequest{UserID: userID}, &res); err != nil {
+	if err := (*api).QueryDevices(ctx, &userapi.QueryDevicesRequest{UserID: userID}, &res); err != nil {
 		return nil, fmt.Errorf("asking the user API: %w", err)
 	}
 	deviceIDs := make([]string, 0, len(res.Devices))
@@ -117,10 +125,17 @@ func (d *Dendrite) UserDevices(ctx context.Context, userID string) ([]string, er
 	return deviceIDs, nil
 }
 
+// VirtualDevice is part of todevicemodule.Host: userapi/internal/user_api.go, queryAppServiceToken.
+func (d *Dendrite) VirtualDevice(deviceID string) bool { return deviceID == "AS_Device" }
+
 // DeviceOwners is part of devices.Source.
 func (d *Dendrite) DeviceOwners(ctx context.Context, deviceIDs []string) (map[string]string, error) {
+	api := d.userAPI.Load()
+	if api == nil {
+		return nil, devices.ErrNotReady
+	}
 	var res userapi.QueryDeviceInfosResponse
-	if err := d.userAPI.QueryDeviceInfos(ctx, &userapi.QueryDeviceInfosRequest{DeviceIDs: deviceIDs}, &res); err != nil {
+	if err := (*api).QueryDeviceInfos(ctx, &userapi.QueryDeviceInfosRequest{DeviceIDs: deviceIDs}, &res); err != nil {
 		return nil, fmt.Errorf("asking the user API: %w", err)
 	}
 	owners := make(map[string]string, len(res.DeviceInfo))

@@ -55,12 +55,14 @@ func (s *fakeStore) Messages(_ context.Context, _ types.Device, after, through t
 	return found, s.err
 }
 
-func (s *fakeStore) Acknowledge(_ context.Context, a []storage.Acknowledgement, _ int) ([]storage.Acknowledgement, error) {
+func (s *fakeStore) Acknowledge(_ context.Context, a []storage.Acknowledgement, _ int) ([]storage.Acknowledged, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.acknowledged = append(s.acknowledged, a...)
 	return nil, nil
 }
+
+func (s *fakeStore) Users(context.Context, string, int) ([]string, error) { return nil, nil }
 
 func (s *fakeStore) ForgetTransactions(context.Context, time.Time, int) (int, error) { return 0, nil }
 
@@ -98,6 +100,10 @@ func (storeHost) Backoff(string) (until time.Time, givenUp bool) { return time.T
 func (storeHost) Reach(context.Context, string) error            { return errors.New("nobody is there") }
 
 func (h storeHost) Store(todevicemodule.DatabaseConfig) (storage.Store, error) { return h.store, nil }
+
+func (storeHost) ForeignQueue(todevicemodule.DatabaseConfig) (storage.ForeignQueue, error) {
+	return nil, nil
+}
 
 func quietLog() *logrus.Entry {
 	log := logrus.New()

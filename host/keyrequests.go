@@ -17,7 +17,7 @@ func (d *Dendrite) MarkDeviceListStale(ctx context.Context, userID, deviceID str
 	}
 	done := make(chan error, 1)
 	go func() {
-		done <- d.userAPI.PerformMarkAsStaleIfNeeded(ctx, &userapi.PerformMarkAsStaleRequest{
+		done <- (*d.userAPI.Load()).PerformMarkAsStaleIfNeeded(ctx, &userapi.PerformMarkAsStaleRequest{
 			UserID: userID, Domain: domain, DeviceID: deviceID,
 		}, &struct{}{})
 	}()

@@ -18,15 +18,21 @@ func (a *staleAPI) PerformMarkAsStaleIfNeeded(_ context.Context, req *userapi.Pe
 	return a.answer(req)
 }
 
+func withUserAPI(api userapi.UserInternalAPI) *Dendrite {
+	d := &Dendrite{}
+	d.WrapUserAPI(api)
+	return d
+}
+
 func TestMarkDeviceListStale(t *testing.T) {
 	want := userapi.PerformMarkAsStaleRequest{UserID: "@carol:there:8448", Domain: "there:8448", DeviceID: "D"}
 	failure := errors.New("away")
-	d := &Dendrite{userAPI: &staleAPI{answer: func(req *userapi.PerformMarkAsStaleRequest) error {
+	d := withUserAPI(&staleAPI{answer: func(req *userapi.PerformMarkAsStaleRequest) error {
 		if *req != want {
 			t.Errorf("asked was %+v, want %+v", *req, want)
 		}
 		return failure
-	}}}
+	}})
 	if err := d.MarkDeviceListStale(t.Context(), "@carol:there:8448", "D"); !errors.Is(err, failure) {
 		t.Errorf("the error is %v", err)
 	}
@@ -38,11 +44,11 @@ func TestMarkDeviceListStale(t *testing.T) {
 func TestMarkDeviceListStaleEndsWithItsContext(t *testing.T) {
 	asked, release := make(chan struct{}), make(chan struct{})
 	defer close(release)
-	d := &Dendrite{userAPI: &staleAPI{answer: func(*userapi.PerformMarkAsStaleRequest) error {
+	d := withUserAPI(&staleAPI{answer: func(*userapi.PerformMarkAsStaleRequest) error {
 		close(asked)
 		<-release
 		return nil
-	}}}
+	}})
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- d.MarkDeviceListStale(ctx, "@carol:there", "D") }()

@@ -45,6 +45,7 @@ func (d *Dendrite) AddAllPublicRoutes(
 	js, _ := natsInstance.Prepare(processContext, &cfg.Global.JetStream)
 	d.jetStream.Store(&js)
 	d.addSendToDeviceRoute(routers.Client)
+	d.addAdminRoutes(routers.DendriteAdmin)
 	routers.Federation.Use(d.hint)
 	d.addSendRoute(m, processContext, cfg, routers, natsInstance)
 

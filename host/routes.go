@@ -19,7 +19,7 @@ import (
 // addSendToDeviceRoute must be called before the host's own routes are added: the router takes the
 // first match. Versions and guests are as in the host.
 func (d *Dendrite) addSendToDeviceRoute(client *mux.Router) {
-	handler := httputil.MakeAuthAPI("send_to_device", d.userAPI, func(req *http.Request, device *userapi.Device) util.JSONResponse {
+	handler := httputil.MakeAuthAPI("send_to_device", *d.userAPI.Load(), func(req *http.Request, device *userapi.Device) util.JSONResponse {
 		vars, err := httputil.URLDecodeMapValues(mux.Vars(req))
 		if err != nil {
 			return util.JSONResponse{
@@ -36,7 +36,7 @@ func (d *Dendrite) addSendToDeviceRoute(client *mux.Router) {
 
 // addSyncRoute must be called before the host's own sync routes are added.
 func (d *Dendrite) addSyncRoute(client *mux.Router, pool *sync.RequestPool) {
-	handler := httputil.MakeAuthAPI("sync", d.userAPI, func(req *http.Request, device *userapi.Device) util.JSONResponse {
+	handler := httputil.MakeAuthAPI("sync", *d.userAPI.Load(), func(req *http.Request, device *userapi.Device) util.JSONResponse {
 		return d.serveSync(req, device, pool)
 	}, httputil.WithAllowGuests())
 	client.Handle("/{apiversion:(?:r0|v3)}/sync", handler).
@@ -62,7 +62,7 @@ func (d *Dendrite) serveSync(req *http.Request, device *userapi.Device, pool *sy
 // extensions for end-to-end encryption").
 func (d *Dendrite) addKeyCounts(ctx context.Context, device *userapi.Device, response *synctypes.Response) {
 	var res userapi.QueryOneTimeKeysResponse
-	err := d.userAPI.QueryOneTimeKeys(ctx, &userapi.QueryOneTimeKeysRequest{UserID: device.UserID, DeviceID: device.ID}, &res)
+	err := (*d.userAPI.Load()).QueryOneTimeKeys(ctx, &userapi.QueryOneTimeKeysRequest{UserID: device.UserID, DeviceID: device.ID}, &res)
 	if err == nil && res.Error != nil {
 		err = res.Error
 	}

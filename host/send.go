@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 
 	"github.com/gorilla/mux"
@@ -20,6 +21,7 @@ import (
 	"github.com/matrix-org/util"
 	"github.com/sirupsen/logrus"
 
+	"github.com/matrix-org/dendrite/todevicemodule/consumers"
 	"github.com/matrix-org/dendrite/todevicemodule/routing"
 )
 
@@ -99,6 +101,12 @@ func (s *sendRoute) serve(req *http.Request, request *fclient.FederationRequest,
 	toDevice, rest, err := splitTransaction(request)
 	if err == nil && len(toDevice) > 0 {
 		err = s.receive(req.Context(), origin, toDevice)
+	}
+	if errors.Is(err, consumers.ErrLimitExceeded) {
+		return util.JSONResponse{
+			Code: http.StatusTooManyRequests,
+			JSON: spec.LimitExceeded("Your server sends too many messages to devices. Send the same transaction again later.", retryAfterMillis),
+		}
 	}
 	if err != nil {
 		s.log.WithError(err).WithField("origin", origin).Warn("to_device: a server's messages were not stored, it will send them again")

@@ -48,6 +48,9 @@ type accountsHost struct {
 func (h accountsHost) Store(todevicemodule.DatabaseConfig) (storage.Store, error) {
 	return h.store, nil
 }
+func (h accountsHost) ForeignQueue(todevicemodule.DatabaseConfig) (storage.ForeignQueue, error) {
+	return nil, nil
+}
 func (h accountsHost) IsLocalServer(serverName string) bool        { return serverName == "test" }
 func (h accountsHost) Federates() bool                             { return true }
 func (h accountsHost) WakeDevices(types.Position, []writer.Wakeup) {}
@@ -105,7 +108,7 @@ type sendServer struct {
 	queue  *nats.Subscription // send-to-device messages that got past the module
 }
 
-func startSendServer(t *testing.T) *sendServer {
+func startSendServer(t *testing.T, change ...func(*todevicemodule.Config)) *sendServer {
 	t.Helper()
 	streams := t.TempDir()
 	cfg, processContext, closeDatabases := testrig.CreateConfig(t, hosttest.DBTypeSQLite)
@@ -129,6 +132,9 @@ func startSendServer(t *testing.T) *sendServer {
 	}
 	section := todevicemodule.DefaultConfig()
 	section.Enabled = true
+	for _, f := range change {
+		f(&section)
+	}
 	var err error
 	if s.module, err = todevicemodule.New(section, accountsHost{store: s.store}, nil, quietLog()); err != nil {
 		t.Fatal(err)
@@ -304,6 +310,30 @@ func TestTransactionThatCantBeStored(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantAnswer(t, s.send(t, "there", "one", transaction(toBob("1", `{}`), typingEDU)), http.StatusServiceUnavailable, `M_UNKNOWN`)
+	if n, _, err := s.typing.Pending(); err != nil || n != 0 {
+		t.Errorf("%d EDUs got to the host, %v", n, err)
+	}
+}
+
+// A 429 has the server send all of it again later, so nothing of it may be done.
+func TestServerThatSendsTooMuch(t *testing.T) {
+	s := startSendServer(t, func(config *todevicemodule.Config) {
+		config.Limits.OriginEDUsPerSecond, config.Limits.OriginEDUsBurst = 1, 100
+	})
+	s.rooms.asked = func(context.Context, string) { t.Error("the host got the PDU") }
+	edus := make([]string, 100)
+	for i := range edus {
+		edus[i] = toBob(fmt.Sprint("first", i), `{}`)
+	}
+	wantAnswer(t, s.send(t, "there", "one", `{"edus":[`+strings.Join(edus, ",")+`]}`), http.StatusOK, `{"pdus":{}}`)
+	before := s.stored(t)
+	for i := range edus {
+		edus[i] = toBob(fmt.Sprint("second", i), `{}`)
+	}
+	wantAnswer(t, s.send(t, "there", "two", transaction(append(edus[:99], typingEDU)...)), http.StatusTooManyRequests, `M_LIMIT_EXCEEDED`)
+	if got := s.stored(t); got != before {
+		t.Errorf("stored is %s", got)
+	}
 	if n, _, err := s.typing.Pending(); err != nil || n != 0 {
 		t.Errorf("%d EDUs got to the host, %v", n, err)
 	}

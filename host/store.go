@@ -48,8 +48,13 @@ func (d *Dendrite) databaseOptions(section todevicemodule.DatabaseConfig) config
 			ConnMaxLifetimeSeconds: section.ConnMaxLifetime,
 		}
 	}
-	if d.config.SyncAPI.Database.ConnectionString != "" {
-		return d.config.SyncAPI.Database
+	return d.orGlobal(d.config.SyncAPI.Database)
+}
+
+// orGlobal returns the database of a component, which is the global one if it has none of its own.
+func (d *Dendrite) orGlobal(component config.DatabaseOptions) config.DatabaseOptions {
+	if component.ConnectionString != "" {
+		return component
 	}
 	return d.config.Global.DatabaseOptions
 }

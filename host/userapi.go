@@ -8,46 +8,62 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 )
 
-// WrapUserAPI returns the user API that the host is to use from then on, so that the module learns of
-// devices that are created and deleted. Everything that is handed a user API must be handed this one.
+// WrapUserAPI returns the user API that the host is to use from then on, so that queues begin and end with their
+// devices. Everything that is handed a user API must be handed this one.
 func (d *Dendrite) WrapUserAPI(api userapi.UserInternalAPI) userapi.UserInternalAPI {
-	d.userAPI = api
+	d.userAPI.Store(&api)
 	if d.module == nil {
 		return api
 	}
 	return &watchedUserAPI{
 		UserInternalAPI: api,
-		changed:         d.module.DevicesChanged,
+		devices:         d.module,
 		serverName:      d.config.Global.ServerName,
 	}
 }
 
-// watchedUserAPI reports the calls that create and delete devices. Deactivation deletes devices
-// inside the host's implementation, past this decorator, so it is reported by itself.
+// deviceChanges is the part of Module that the decorator reports to.
+type deviceChanges interface {
+	CreateDevice(ctx context.Context, userID, deviceID string, create func() error) error
+	DeleteDevices(ctx context.Context, userID string, remove func() error) error
+}
+
+// watchedUserAPI reports the calls that create and delete devices: userapi/internal/user_api.go. Deactivation and a
+// new password delete devices inside the host's implementation, past this decorator, so they are reported by themselves.
 type watchedUserAPI struct {
 	userapi.UserInternalAPI
-	changed    func(userID string)
+	devices    deviceChanges
 	serverName spec.ServerName
 }
 
 func (w *watchedUserAPI) PerformDeviceCreation(ctx context.Context, req *userapi.PerformDeviceCreationRequest, res *userapi.PerformDeviceCreationResponse) error {
-	userID := w.userID(req.Localpart, req.ServerName)
-	w.changed(userID)
-	defer w.changed(userID)
-	return w.UserInternalAPI.PerformDeviceCreation(ctx, req, res)
+	deviceID := ""
+	if req.DeviceID != nil {
+		deviceID = *req.DeviceID
+	}
+	return w.devices.CreateDevice(ctx, w.userID(req.Localpart, req.ServerName), deviceID, func() error {
+		return w.UserInternalAPI.PerformDeviceCreation(ctx, req, res)
+	})
 }
 
 func (w *watchedUserAPI) PerformDeviceDeletion(ctx context.Context, req *userapi.PerformDeviceDeletionRequest, res *userapi.PerformDeviceDeletionResponse) error {
-	w.changed(req.UserID)
-	defer w.changed(req.UserID)
-	return w.UserInternalAPI.PerformDeviceDeletion(ctx, req, res)
+	return w.devices.DeleteDevices(ctx, req.UserID, func() error {
+		return w.UserInternalAPI.PerformDeviceDeletion(ctx, req, res)
+	})
 }
 
 func (w *watchedUserAPI) PerformAccountDeactivation(ctx context.Context, req *userapi.PerformAccountDeactivationRequest, res *userapi.PerformAccountDeactivationResponse) error {
-	userID := w.userID(req.Localpart, req.ServerName)
-	w.changed(userID)
-	defer w.changed(userID)
-	return w.UserInternalAPI.PerformAccountDeactivation(ctx, req, res)
+	return w.devices.DeleteDevices(ctx, w.userID(req.Localpart, req.ServerName), func() error {
+		return w.UserInternalAPI.PerformAccountDeactivation(ctx, req, res)
+	})
+}
+
+func (w *watchedUserAPI) PerformPasswordUpdate(ctx context.Context, req *userapi.PerformPasswordUpdateRequest, res *userapi.PerformPasswordUpdateResponse) error {
+	update := func() error { return w.UserInternalAPI.PerformPasswordUpdate(ctx, req, res) }
+	if !req.LogoutDevices {
+		return update()
+	}
+	return w.devices.DeleteDevices(ctx, w.userID(req.Localpart, req.ServerName), update)
 }
 
 // userID follows the host, which takes no server name for its first one.

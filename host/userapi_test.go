@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 
@@ -31,42 +32,80 @@ func (a *fakeUserAPI) PerformAccountDeactivation(context.Context, *userapi.Perfo
 	return a.err
 }
 
-func TestDevicesChangedBeforeAndAfter(t *testing.T) {
+func (a *fakeUserAPI) PerformPasswordUpdate(context.Context, *userapi.PerformPasswordUpdateRequest, *userapi.PerformPasswordUpdateResponse) error {
+	a.called("password")
+	return a.err
+}
+
+// fakeDeviceChanges says what it was asked for, around the change itself, and fails with err after it.
+type fakeDeviceChanges struct {
+	called func(what string)
+	err    error
+}
+
+func (f *fakeDeviceChanges) CreateDevice(_ context.Context, userID, deviceID string, create func() error) error {
+	f.called("create " + userID + " " + deviceID)
+	return errors.Join(create(), f.err)
+}
+
+func (f *fakeDeviceChanges) DeleteDevices(_ context.Context, userID string, remove func() error) error {
+	f.called("delete " + userID)
+	return errors.Join(remove(), f.err)
+}
+
+func TestDeviceChangesAreReported(t *testing.T) {
 	ctx := t.Context()
+	phone := "PHONE"
 	tests := []struct {
-		name, userID, method string
-		call                 func(api userapi.UserInternalAPI) error
+		name, reported, method string
+		call                   func(api userapi.UserInternalAPI) error
 	}{
-		{"creation", "@bob:x", "creation", func(api userapi.UserInternalAPI) error {
+		{"creation", "create @bob:x ", "creation", func(api userapi.UserInternalAPI) error {
 			return api.PerformDeviceCreation(ctx, &userapi.PerformDeviceCreationRequest{Localpart: "bob"}, &userapi.PerformDeviceCreationResponse{})
 		}},
-		{"creation on another of the server's names", "@bob:y", "creation", func(api userapi.UserInternalAPI) error {
+		{"creation under an ID", "create @bob:x PHONE", "creation", func(api userapi.UserInternalAPI) error {
+			return api.PerformDeviceCreation(ctx, &userapi.PerformDeviceCreationRequest{Localpart: "bob", DeviceID: &phone}, &userapi.PerformDeviceCreationResponse{})
+		}},
+		{"creation on another of the server's names", "create @bob:y ", "creation", func(api userapi.UserInternalAPI) error {
 			return api.PerformDeviceCreation(ctx, &userapi.PerformDeviceCreationRequest{Localpart: "bob", ServerName: "y"}, &userapi.PerformDeviceCreationResponse{})
 		}},
-		{"deletion", "@bob:y", "deletion", func(api userapi.UserInternalAPI) error {
+		{"deletion", "delete @bob:y", "deletion", func(api userapi.UserInternalAPI) error {
 			return api.PerformDeviceDeletion(ctx, &userapi.PerformDeviceDeletionRequest{UserID: "@bob:y"}, &userapi.PerformDeviceDeletionResponse{})
 		}},
-		{"deactivation", "@bob:x", "deactivation", func(api userapi.UserInternalAPI) error {
+		{"deactivation", "delete @bob:x", "deactivation", func(api userapi.UserInternalAPI) error {
 			return api.PerformAccountDeactivation(ctx, &userapi.PerformAccountDeactivationRequest{Localpart: "bob"}, &userapi.PerformAccountDeactivationResponse{})
 		}},
-		{"deactivation on another of the server's names", "@bob:y", "deactivation", func(api userapi.UserInternalAPI) error {
+		{"deactivation on another of the server's names", "delete @bob:y", "deactivation", func(api userapi.UserInternalAPI) error {
 			return api.PerformAccountDeactivation(ctx, &userapi.PerformAccountDeactivationRequest{Localpart: "bob", ServerName: "y"}, &userapi.PerformAccountDeactivationResponse{})
+		}},
+		{"new password that signs out", "delete @bob:x", "password", func(api userapi.UserInternalAPI) error {
+			req := &userapi.PerformPasswordUpdateRequest{Localpart: "bob", LogoutDevices: true}
+			return api.PerformPasswordUpdate(ctx, req, &userapi.PerformPasswordUpdateResponse{})
+		}},
+		{"new password", "", "password", func(api userapi.UserInternalAPI) error {
+			req := &userapi.PerformPasswordUpdateRequest{Localpart: "bob"}
+			return api.PerformPasswordUpdate(ctx, req, &userapi.PerformPasswordUpdateResponse{})
 		}},
 	}
 	for _, test := range tests {
-		for _, hostsError := range []error{nil, errors.New("away")} {
+		for _, failure := range [][2]error{{}, {errors.New("away"), nil}, {nil, errors.New("not cleaned up")}} {
 			t.Run(test.name, func(t *testing.T) {
 				var order []string
 				note := func(what string) { order = append(order, what) }
 				api := &watchedUserAPI{
-					UserInternalAPI: &fakeUserAPI{called: note, err: hostsError},
-					changed:         note,
+					UserInternalAPI: &fakeUserAPI{called: note, err: failure[0]},
+					devices:         &fakeDeviceChanges{called: note, err: failure[1]},
 					serverName:      "x",
 				}
-				if err := test.call(api); !errors.Is(err, hostsError) {
-					t.Errorf("the error is %v, want the host's: %v", err, hostsError)
+				err := test.call(api)
+				want := []string{test.reported, test.method}
+				if test.reported == "" {
+					want, failure[1] = want[1:], nil
 				}
-				if want := []string{test.userID, test.method, test.userID}; !slices.Equal(order, want) {
+				if wanted := errors.Join(failure[:]...); fmt.Sprint(err) != fmt.Sprint(wanted) {
+					t.Errorf("the error is %v, want %v", err, wanted)
+				}
+				if !slices.Equal(order, want) {
 					t.Errorf("the calls are %v, want %v", order, want)
 				}
 			})

@@ -16,6 +16,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/matrix-org/dendrite/todevicemodule/internal/testdb"
+	"github.com/matrix-org/dendrite/todevicemodule/internal/tracetest"
 	"github.com/matrix-org/dendrite/todevicemodule/outbox"
 	"github.com/matrix-org/dendrite/todevicemodule/storage"
 	"github.com/matrix-org/dendrite/todevicemodule/types"
@@ -55,6 +56,7 @@ type fixture struct {
 	last     types.Position
 	mu       sync.Mutex
 	outcomes map[outbox.Outcome]int
+	traced   tracetest.Recorder
 	hostID   int // of the host's transactions, which it keeps until one succeeds
 }
 
@@ -100,7 +102,8 @@ func (f *fixture) claim() {
 func (f *fixture) renew() {
 	f.outcomes = make(map[outbox.Outcome]int)
 	f.Outbox = outbox.New(outbox.Options{
-		Store: f.store, Host: f.host, Log: quiet(), Now: f.clock.Now, Linger: time.Millisecond,
+		Store: f.store, Aside: f.real, Host: f.host, Log: quiet(), Now: f.clock.Now, Linger: time.Millisecond,
+		Trace: &f.traced,
 		Observe: func(outcome outbox.Outcome, edus int) {
 			f.mu.Lock()
 			defer f.mu.Unlock()

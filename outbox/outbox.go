@@ -14,6 +14,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/matrix-org/dendrite/todevicemodule/storage"
+	"github.com/matrix-org/dendrite/todevicemodule/trace"
 	"github.com/matrix-org/dendrite/todevicemodule/types"
 )
 
@@ -45,9 +46,13 @@ const (
 type Options struct {
 	Store storage.Outbox
 	Host  Host
+	// Aside is for Retry, RetryOne and Discard, which need it.
+	Aside Aside
 	Log   *logrus.Entry
 	// Observe is told what became of EDUs; nil means nobody is.
 	Observe func(outcome Outcome, edus int)
+	// Trace is told the same of each EDU; nil means nobody is.
+	Trace trace.Recorder
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 	// Linger is for how long a call of Send waits for more EDUs once it has sent some. The default is 50 ms.
@@ -81,8 +86,11 @@ type destination struct {
 	added   chan struct{} // holds a token once an EDU was added
 	waiting bool          // EDUs may be in line
 	retryAt time.Time     // when a refused EDU is due; zero if none is
+	failure *Failure      // of the last transaction, or of looking after it
 
-	sends     uint64    // grows with each call of Send
+	sends     uint64    // grows with each call of Send, and when what is known of it is out of date
+	readmits  uint64    // grows when an operator sets retryAt
+	held      int       // it is not to be forgotten
 	busy      int       // calls of Send
 	tending   bool      // the watch looks after it
 	belled    bool      // a ring is out, and no Send came since
@@ -92,6 +100,9 @@ type destination struct {
 	lookedAt  time.Time // the last time that it was looked after
 	lookAt    time.Time // not to be looked after before
 	hinted    time.Time // a request of its came in; it may be back
+
+	aside     sync.Mutex                  // held while a refused EDU is put aside, and while some are discarded
+	discarded map[types.Position]struct{} // while refused EDUs are sent again; guarded by aside
 
 	// Of whoever has sending.
 	sending     sync.Mutex
@@ -218,7 +229,7 @@ func (o *Outbox) destination(name string) *destination {
 
 // forget drops a destination of which there is nothing to remember. The caller has mu.
 func (o *Outbox) forget(d *destination) {
-	if d.busy == 0 && !d.tending && !d.waiting && d.retryAt.IsZero() && !d.failing && !d.undeleted {
+	if d.busy == 0 && d.held == 0 && !d.tending && !d.waiting && d.retryAt.IsZero() && !d.failing && !d.undeleted {
 		delete(o.destinations, d.name)
 	}
 }

@@ -26,6 +26,9 @@ type Message struct {
 	Type   string
 	// Targets are full user IDs with device IDs or devices.AllDevices, which the receiver expands.
 	Targets []devices.Target
+	// Packed is told of each target and the EDU that carries it, of which MessageID and Destination are set; nil means that
+	// nobody is.
+	Packed func(target devices.Target, edu *storage.EDU)
 }
 
 // Pack returns the EDUs that carry a message: for each destination as few as fit maxEDUBytes each, though a
@@ -42,7 +45,7 @@ func Pack(m Message) ([]storage.EDU, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%w: messages[%q][%q]", err, target.UserID, target.DeviceID)
 		}
-		targets[i] = packing{ServerOf(target.UserID), devices.Target{Device: target.Device, Content: content}}
+		targets[i] = packing{ServerOf(target.UserID), devices.Target{Device: target.Device, Content: content, MessageID: target.MessageID}}
 	}
 	slices.SortFunc(targets, func(a, b packing) int {
 		return cmp.Or(
@@ -61,6 +64,9 @@ func Pack(m Message) ([]storage.EDU, error) {
 			filling = newBuilder(m, target.destination)
 		}
 		filling.add(target.Target)
+		if m.Packed != nil {
+			m.Packed(target.Target, &filling.EDU)
+		}
 	}
 	if filling != nil {
 		edus = append(edus, filling.edu())

@@ -13,6 +13,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/matrix-org/dendrite/todevicemodule/storage"
+	"github.com/matrix-org/dendrite/todevicemodule/trace"
 )
 
 // pauses are how long an EDU that was refused for the first, second, ... time stands aside. After the last
@@ -140,6 +141,7 @@ func (s *session) arrived(r storage.Refusal) error {
 		return nil
 	}
 	s.Observe(Sent, 1)
+	s.tell(trace.Sent, r.EDU)
 	err := s.record(func(ctx context.Context) error { return s.Store.Accepted(ctx, r.Destination, r.Position) })
 	s.broken = err != nil
 	return err
@@ -147,7 +149,7 @@ func (s *session) arrived(r storage.Refusal) error {
 
 // stand has a refused EDU stand aside for a while, or for good.
 func (s *session) stand(r storage.Refusal, refusal error) error {
-	outcome, log := Refused, s.Log.WithFields(logrus.Fields{
+	outcome, step, log := Refused, trace.Refused, s.Log.WithFields(logrus.Fields{
 		"destination": s.d.name, "message_id": r.MessageID, "status": statusOf(refusal), "attempts": r.Attempts,
 	})
 	r.Answer, r.RetryAt = answerOf(refusal), time.Time{}
@@ -157,15 +159,23 @@ func (s *session) stand(r storage.Refusal, refusal error) error {
 			s.retryAt = r.RetryAt
 		}
 	} else {
-		outcome = SetAside
+		outcome, step = SetAside, trace.SetAside
 	}
-	err := s.record(func(ctx context.Context) error { return s.Store.Refuse(ctx, r) })
+	kept := false
+	err := s.record(func(ctx context.Context) (err error) {
+		kept, err = s.keep(ctx, r)
+		return err
+	})
 	if err != nil {
 		s.broken = true
 		return fmt.Errorf("%w: %w", errNotRecorded, err)
 	}
 	s.d.sentThrough = max(s.d.sentThrough, r.Position)
+	if !kept {
+		return nil // discarded by an operator
+	}
 	s.Observe(outcome, 1)
+	s.tell(step, r.EDU)
 	if outcome == SetAside {
 		log.Error("to_device: another server refuses a message for good, it was set aside")
 	} else {
@@ -196,6 +206,7 @@ func (s *session) retryRefused() error {
 }
 
 func (s *session) retryDue() error {
+	defer s.d.heedDiscards()()
 	now := s.Now()
 	for range retriedInARow {
 		due, err := s.Store.Refused(s.ctx, s.d.name, now, 1) // one may have 16 MiB
@@ -240,9 +251,23 @@ func (s *session) done(ours []edu) {
 		return
 	}
 	s.Observe(Sent, len(ours))
+	s.tell(trace.Sent, ours...)
 	s.sent = true
 	s.d.sentThrough = ours[len(ours)-1].Position
 	s.deleteSent()
+}
+
+func (s *session) tell(step trace.Step, edus ...edu) {
+	if s.Trace == nil {
+		return
+	}
+	records := make([]trace.Record, 0, len(edus))
+	for i := range edus {
+		records = append(records, trace.Record{
+			Step: step, EDUID: edus[i].MessageID, Destination: edus[i].Destination, Position: edus[i].Position,
+		})
+	}
+	s.Trace.Record(records...)
 }
 
 // deleteSent deletes what is done with. Where that fails, the EDUs are not read again, and deleted later.

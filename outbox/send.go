@@ -85,7 +85,9 @@ func (o *Outbox) end(s *session, rung bool, err error) {
 	if s.drained && d.version == s.version && !d.undeleted {
 		d.waiting = false
 	}
-	d.retryAt = s.retryAt
+	if d.readmits == s.readmits {
+		d.retryAt = s.retryAt
+	}
 	o.forget(d)
 	o.wakeWatch()
 	o.sends.Done()
@@ -107,12 +109,13 @@ type session struct {
 	sent     bool      // EDUs of ours were accepted
 	suspects bool      // the destination's own failures count as refusals
 	retryAt  time.Time // when the next refused EDU is due
+	readmits uint64    // of the destination, when retryAt was read
 }
 
 // run sends until nothing is left or the time is over.
 func (s *session) run() error {
 	s.mu.Lock()
-	s.retryAt = s.d.retryAt
+	s.retryAt, s.readmits = s.d.retryAt, s.d.readmits
 	s.mu.Unlock()
 	if s.d.undeleted {
 		s.deleteSent()

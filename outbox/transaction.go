@@ -129,6 +129,7 @@ func (s *session) attempt(part gomatrixserverlib.Transaction, ours []edu) error 
 		defer cancel()
 	}
 	err := s.deliver(ctx, t)
+	s.note(s.d, err)
 	if err == nil {
 		s.d.last = attempt{}
 		return nil

@@ -121,7 +121,7 @@ func (o *Outbox) tend(l look) {
 		o.lookAgain(l, wait+tick)
 	case !l.failing:
 		o.lookAgain(l, 0) // it takes its turn with the others that are asked
-	case o.reach(l.d.name) != nil:
+	case o.reach(l.d) != nil:
 		o.lookAgain(l, lookPause)
 	default:
 		o.Host.Revive(l.d.name)
@@ -140,10 +140,14 @@ func (o *Outbox) tended(d *destination) {
 	o.forget(d)
 }
 
-func (o *Outbox) reach(name string) error {
+func (o *Outbox) reach(d *destination) error {
 	ctx, cancel := context.WithTimeout(o.running, reachTimeout)
 	defer cancel()
-	return o.Host.Reach(ctx, name)
+	err := o.Host.Reach(ctx, d.name)
+	if err != nil {
+		o.note(d, err)
+	}
+	return err
 }
 
 func (o *Outbox) ring(l look) {

@@ -10,9 +10,11 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/matrix-org/dendrite/todevicemodule/devices"
+	"github.com/matrix-org/dendrite/todevicemodule/internal/limiter"
 	"github.com/matrix-org/dendrite/todevicemodule/internal/wire"
 	"github.com/matrix-org/dendrite/todevicemodule/outbox"
 	"github.com/matrix-org/dendrite/todevicemodule/storage"
+	"github.com/matrix-org/dendrite/todevicemodule/trace"
 	"github.com/matrix-org/dendrite/todevicemodule/types"
 	"github.com/matrix-org/dendrite/todevicemodule/writer"
 )
@@ -31,11 +33,16 @@ type SendToDevice struct {
 	// Federates says that messages are sent to other servers; otherwise their users are passed over.
 	Federates bool
 	Limits    Limits
+	// KeyRequests limits how many m.room_key_request of one device are taken for devices of other users, each
+	// device named counting as one; nil takes any number.
+	KeyRequests *limiter.Limiter[types.Device]
 	// Remember is how long a transaction ID is recognised.
 	Remember time.Duration
 	// Timeout is how long a request waits for its message to be stored.
 	Timeout time.Duration
-	Log     *logrus.Entry
+	// Trace is told of each step of a message; nil means that nobody is.
+	Trace trace.Recorder
+	Log   *logrus.Entry
 }
 
 // Handle answers a request of an authenticated device; the event type and the transaction ID are
@@ -60,22 +67,25 @@ func (h *SendToDevice) Handle(req *http.Request, sender types.Device, eventType,
 	if res != nil {
 		return *res
 	}
-	local, remote := h.byServer(named)
-	edus, err := h.pack(sender, eventType, remote)
-	if err != nil {
-		return *badJSON(quote(err.Error()) + ". Nothing was sent to anyone.")
-	}
-	ctx, cancel := context.WithTimeout(req.Context(), h.Timeout)
-	defer cancel()
-	err = h.Sender.Send(ctx, writer.Message{
+	h.identify(named)
+	named, tooMany := h.withinKeyRequestRate(sender, eventType, named)
+	h.dropped(sender, eventType, tooMany, trace.KeyRequestRate)
+	message := writer.Message{
 		Sender:      sender.UserID,
 		Type:        eventType,
-		Targets:     local,
-		EDUs:        edus,
 		Transaction: types.TransactionKey{Device: sender, EventType: eventType, TransactionID: transactionID},
 		Remember:    h.Remember,
-	})
-	if err != nil {
+	}
+	remote := h.byServer(&message, named)
+	accepted := h.accept(&message, len(remote))
+	if err := h.pack(&message, remote, accepted); err != nil {
+		return *badJSON(quote(err.Error()) + ". Nothing was sent to anyone.")
+	}
+	accepted.tell()
+	ctx, cancel := context.WithTimeout(req.Context(), h.Timeout)
+	defer cancel()
+	if err := h.Sender.Send(ctx, message); err != nil {
+		accepted.tellFailed()
 		log := h.Log.WithError(err).WithFields(logrus.Fields{"user_id": sender.UserID, "device_id": sender.DeviceID})
 		if req.Context().Err() != nil {
 			log.Debug("to_device: a client went away before its message was stored")
@@ -87,29 +97,42 @@ func (h *SendToDevice) Handle(req *http.Request, sender types.Device, eventType,
 	return util.JSONResponse{Code: http.StatusOK, JSON: struct{}{}}
 }
 
-// byServer passes over what is no user ID.
-func (h *SendToDevice) byServer(named []devices.Target) (local, remote []devices.Target) {
+func (h *SendToDevice) dropped(sender types.Device, eventType string, targets []devices.Target, reason trace.Reason) {
+	if h.Trace == nil {
+		return
+	}
+	for _, target := range targets {
+		h.Trace.Record(trace.Record{Step: trace.Dropped, Reason: reason, Recipient: target.Device, Sender: sender.UserID, Type: eventType, MessageID: target.MessageID})
+	}
+}
+
+// byServer makes local users the message's targets and returns those of other servers. It passes over what is no user
+// ID.
+func (h *SendToDevice) byServer(m *writer.Message, named []devices.Target) (remote []devices.Target) {
 	for _, target := range named {
 		server, valid := wire.ServerOf(target.UserID)
 		switch {
 		case !valid || !storage.Storable(target.Device):
+			h.drop(m, trace.InvalidUser, target)
 		case h.IsLocal(server):
-			local = append(local, target)
+			m.Targets = append(m.Targets, target)
 		case h.Federates:
 			remote = append(remote, target)
+		default:
+			h.drop(m, trace.NotFederating, target)
 		}
 	}
-	return local, remote
+	return remote
 }
 
-func (h *SendToDevice) pack(sender types.Device, eventType string, remote []devices.Target) ([]storage.EDU, error) {
+func (h *SendToDevice) pack(m *writer.Message, remote []devices.Target, accepted *accepted) (err error) {
 	if len(remote) == 0 {
-		return nil, nil
+		return nil
 	}
-	return outbox.Pack(outbox.Message{
-		Origin:  outbox.ServerOf(sender.UserID),
-		Sender:  sender.UserID,
-		Type:    eventType,
-		Targets: remote,
-	})
+	message := outbox.Message{Origin: outbox.ServerOf(m.Sender), Sender: m.Sender, Type: m.Type, Targets: remote}
+	if accepted != nil {
+		message.Packed = func(target devices.Target, edu *storage.EDU) { accepted.add(m, target, edu) }
+	}
+	m.EDUs, err = outbox.Pack(message)
+	return err
 }

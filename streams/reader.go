@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/matrix-org/dendrite/todevicemodule/storage"
+	"github.com/matrix-org/dendrite/todevicemodule/trace"
 	"github.com/matrix-org/dendrite/todevicemodule/types"
 )
 
@@ -29,6 +30,8 @@ type Reader struct {
 	Published func() types.Position
 	// Limit is the most messages that one read returns.
 	Limit int
+	// Trace is told of the messages that Read returns; nil means that nobody is.
+	Trace trace.Recorder
 }
 
 // Read returns a device's first messages with after < position <= through, in order of their
@@ -53,10 +56,26 @@ func (r *Reader) Read(ctx context.Context, device types.Device, after, through t
 			return nil, after, err
 		}
 	}
+	r.tell(device, messages)
 	if len(messages) == r.Limit {
 		return messages, messages[len(messages)-1].Position, nil
 	}
 	return messages, through, nil
+}
+
+func (r *Reader) tell(device types.Device, messages []types.Message) {
+	if r.Trace == nil || len(messages) == 0 {
+		return
+	}
+	records := make([]trace.Record, 0, len(messages))
+	for i := range messages {
+		m := &messages[i]
+		records = append(records, trace.Record{
+			Step: trace.HandedOver, Recipient: device, Position: m.Position,
+			Sender: m.Sender, Type: m.Type, MessageID: trace.MessageID(m.Content),
+		})
+	}
+	r.Trace.Record(records...)
 }
 
 // withoutIgnored reads again, this time past the ignored senders, if any of the messages is from

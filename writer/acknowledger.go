@@ -9,6 +9,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/matrix-org/dendrite/todevicemodule/storage"
+	"github.com/matrix-org/dendrite/todevicemodule/trace"
 	"github.com/matrix-org/dendrite/todevicemodule/types"
 )
 
@@ -24,6 +25,9 @@ const (
 // Acknowledger gathers acknowledgements and deletes what they cover in batches, in a goroutine of
 // its own. Start it once; its methods are safe for concurrent use.
 type Acknowledger struct {
+	// Trace is told of what was deleted; nil means that nobody is. It is set before Start.
+	Trace trace.Recorder
+
 	store storage.Store
 	log   *logrus.Entry
 
@@ -86,6 +90,13 @@ func (a *Acknowledger) Acknowledged(device types.Device) types.Position {
 	return a.pending[device]
 }
 
+// Pending returns for how many devices acknowledged messages wait for their deletion.
+func (a *Acknowledger) Pending() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.pending)
+}
+
 func (a *Acknowledger) wake() {
 	select {
 	case a.work <- struct{}{}:
@@ -140,14 +151,14 @@ func (a *Acknowledger) flush() error {
 	}
 	ctx, cancel := context.WithTimeout(a.running, time.Minute)
 	defer cancel()
-	unfinished, err := a.store.Acknowledge(ctx, batch, deletedAtOnce)
+	acknowledged, err := a.store.Acknowledge(ctx, batch, deletedAtOnce)
 	if err != nil && !errors.Is(err, storage.ErrTransient) && len(batch) > 1 {
 		return a.flushEach(ctx, batch)
 	}
 	if err != nil {
 		return err
 	}
-	a.forget(batch, unfinished)
+	a.forget(batch, acknowledged)
 	return nil
 }
 
@@ -156,9 +167,9 @@ func (a *Acknowledger) flush() error {
 func (a *Acknowledger) flushEach(ctx context.Context, batch []storage.Acknowledgement) error {
 	var errs []error
 	for i := range batch {
-		unfinished, err := a.store.Acknowledge(ctx, batch[i:i+1], deletedAtOnce)
+		acknowledged, err := a.store.Acknowledge(ctx, batch[i:i+1], deletedAtOnce)
 		if err == nil {
-			a.forget(batch[i:i+1], unfinished)
+			a.forget(batch[i:i+1], acknowledged)
 		}
 		errs = append(errs, err)
 	}
@@ -179,10 +190,13 @@ func (a *Acknowledger) take() []storage.Acknowledgement {
 }
 
 // forget drops what is deleted, unless its device acknowledged more in the meantime.
-func (a *Acknowledger) forget(batch, unfinished []storage.Acknowledgement) {
-	more := make(map[types.Device]struct{}, len(unfinished))
-	for _, u := range unfinished {
-		more[u.Device] = struct{}{}
+func (a *Acknowledger) forget(batch []storage.Acknowledgement, acknowledged []storage.Acknowledged) {
+	a.tell(acknowledged)
+	more := make(map[types.Device]struct{}, len(acknowledged))
+	for _, some := range acknowledged {
+		if some.Unfinished {
+			more[some.Device] = struct{}{}
+		}
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -191,4 +205,17 @@ func (a *Acknowledger) forget(batch, unfinished []storage.Acknowledgement) {
 			delete(a.pending, done.Device)
 		}
 	}
+}
+
+func (a *Acknowledger) tell(acknowledged []storage.Acknowledged) {
+	if a.Trace == nil || len(acknowledged) == 0 {
+		return
+	}
+	records := make([]trace.Record, 0, len(acknowledged))
+	for _, some := range acknowledged {
+		records = append(records, trace.Record{
+			Step: trace.Acknowledged, Recipient: some.Device, Position: some.Through, Count: some.Deleted,
+		})
+	}
+	a.Trace.Record(records...)
 }

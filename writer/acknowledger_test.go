@@ -20,7 +20,7 @@ type deletionFaults struct {
 	failed  atomic.Int64
 }
 
-func (d *deletionFaults) Acknowledge(ctx context.Context, a []storage.Acknowledgement, limit int) ([]storage.Acknowledgement, error) {
+func (d *deletionFaults) Acknowledge(ctx context.Context, a []storage.Acknowledgement, limit int) ([]storage.Acknowledged, error) {
 	if d.failing.Load() {
 		d.failed.Add(1)
 		return nil, faulty.ErrLost

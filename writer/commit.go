@@ -78,18 +78,19 @@ func (w *Writer) attempt(requests []*request) ([]*request, error) {
 		answerAll(requests, err)
 		return nil, nil
 	}
-	requests = answerStale(answerStored(requests, stored))
+	requests = answerStale(w.answerStored(requests, stored))
 	if len(requests) == 0 {
 		return nil, nil
 	}
 	batch := w.newBatch(requests, stored)
 	switch err = w.commit(requests, batch); {
 	case err == nil:
+		w.tell()
 		w.publish(batch)
 		answerAll(requests, nil)
 		return nil, nil
-	case w.running.Err() != nil: // what became of the batch is not known
-		answerAll(requests, err)
+	case w.running.Err() != nil: // what became of the batch may not be known
+		answerAll(requests, fmt.Errorf("%w: the server is stopping: %w", ErrUnavailable, err))
 		return nil, nil
 	case errors.Is(err, storage.ErrTransient):
 		return requests, err
@@ -132,10 +133,12 @@ func (w *Writer) stored(requests []*request) (map[types.TransactionKey]struct{},
 }
 
 // answerStored answers the requests of which every part is stored and returns the others.
-func answerStored(requests []*request, stored map[types.TransactionKey]struct{}) []*request {
+func (w *Writer) answerStored(requests []*request, stored map[types.TransactionKey]struct{}) []*request {
 	var fresh []*request
 	for _, r := range requests {
 		if len(r.without(stored)) == 0 {
+			w.noteStoredBefore(r, stored)
+			w.tell()
 			r.answer(nil)
 		} else {
 			fresh = append(fresh, r)
@@ -162,29 +165,38 @@ func (w *Writer) newBatch(requests []*request, stored map[types.TransactionKey]s
 	batch := storage.Batch{Writer: w.id, Previous: w.previous}
 	now, before := w.Now(), w.allocated
 	taken := make(map[types.TransactionKey]struct{})
+	w.dropNotes()
 	for _, r := range requests {
-		for _, p := range r.without(stored) {
+		w.noteStoredBefore(r, stored)
+		fresh := r.without(stored)
+		for i := range fresh {
+			p := &fresh[i]
 			if p.hasTransaction() {
 				if _, repeated := taken[p.Transaction]; repeated {
+					w.noteRepeated(p)
 					continue
 				}
 				taken[p.Transaction] = struct{}{}
 				batch.Transactions = append(batch.Transactions,
 					storage.Transaction{TransactionKey: p.Transaction, ExpiresAt: now.Add(p.Remember)})
 			}
+			var first types.Position
 			if len(p.Copies) > 0 {
+				first = w.nextPositions(len(p.Copies))
 				batch.Deliveries = append(batch.Deliveries, storage.Delivery{
-					Position: w.nextPosition(), Sender: p.Sender, Type: p.Type, Copies: p.Copies,
+					Position: first, Sender: p.Sender, Type: p.Type, Copies: p.Copies,
 				})
 			}
+			edus := len(batch.EDUs)
 			for _, edu := range p.EDUs {
-				edu.Position = w.nextPosition()
+				edu.Position = w.nextPositions(1)
 				batch.EDUs = append(batch.EDUs, edu)
 			}
+			w.noteStored(p, first, batch.EDUs[edus:])
 		}
 	}
 	if w.allocated == before {
-		w.nextPosition() // every commit leaves a position of its own, by which settle knows it
+		w.nextPositions(1) // every commit leaves a position of its own, by which settle knows it
 	}
 	batch.Last = w.allocated
 	return batch

@@ -16,10 +16,11 @@ type Message struct {
 	Sender  string
 	Type    string
 	Targets []devices.Target
-	// EDUs, Transaction and Remember are as in Part.
+	// EDUs, Transaction, Remember and Traced are as in Part.
 	EDUs        []storage.EDU
 	Transaction types.TransactionKey
 	Remember    time.Duration
+	Traced      Traced
 }
 
 // Sender resolves messages to devices and submits them, again and again until the devices are
@@ -54,6 +55,10 @@ func (s *Sender) resolve(ctx context.Context, messages []Message) (Submission, e
 			return Submission{}, err
 		}
 		resolutions = append(resolutions, resolution)
+		traced := m.Traced
+		if s.Writer.Trace != nil {
+			traced.MessageIDs, traced.Dropped = resolution.MessageIDs, m.without(resolution.Missing)
+		}
 		submission.Parts = append(submission.Parts, Part{
 			Sender:      m.Sender,
 			Type:        m.Type,
@@ -61,6 +66,7 @@ func (s *Sender) resolve(ctx context.Context, messages []Message) (Submission, e
 			EDUs:        m.EDUs,
 			Transaction: m.Transaction,
 			Remember:    m.Remember,
+			Traced:      traced,
 		})
 	}
 	submission.Current = func() bool {

@@ -45,10 +45,17 @@ type Part struct {
 	// Remember says; a part whose key is stored already is passed over.
 	Transaction types.TransactionKey
 	Remember    time.Duration
+	// Traced is for the trace alone.
+	Traced Traced
 }
 
 func (p *Part) hasTransaction() bool {
 	return p.Transaction != types.TransactionKey{}
+}
+
+func (p *Part) isAmong(stored map[types.TransactionKey]struct{}) bool {
+	_, ok := stored[p.Transaction]
+	return ok && p.hasTransaction()
 }
 
 // weight is what a submission counts against the bounds of the queue, in bytes. 256 stands for
@@ -83,10 +90,7 @@ func (r *request) answer(err error) {
 
 // without returns the request's parts whose transactions are not among those stored.
 func (r *request) without(stored map[types.TransactionKey]struct{}) []Part {
-	isStored := func(p Part) bool {
-		_, ok := stored[p.Transaction]
-		return ok && p.hasTransaction()
-	}
+	isStored := func(p Part) bool { return p.isAmong(stored) }
 	if !slices.ContainsFunc(r.Parts, isStored) {
 		return r.Parts
 	}

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/matrix-org/dendrite/todevicemodule/storage"
+	"github.com/matrix-org/dendrite/todevicemodule/trace"
 	"github.com/matrix-org/dendrite/todevicemodule/types"
 )
 
@@ -38,6 +39,9 @@ type Wakeup struct {
 // Options are what a Writer works with. All are required, but for those that name a default.
 type Options struct {
 	Store storage.Store
+	// Prepare is called by Start once it has the lock on the store and before it claims the store. The first
+	// position is larger than what it returns. Nil means that there is nothing to prepare.
+	Prepare func(ctx context.Context) (types.Position, error)
 	// Wake is called by the writer's goroutine after each commit with messages, once they can be
 	// read: every message with a position up to and including the one given is committed. It must not block.
 	Wake func(position types.Position, devices []Wakeup)
@@ -47,6 +51,8 @@ type Options struct {
 	Log      *logrus.Entry
 	// Observe is told of each commit with messages or transactions; nil means nobody is.
 	Observe func(Commit)
+	// Trace is told of each message that is stored or was before, ahead of Wake and Outgoing; nil means that nobody is.
+	Trace trace.Recorder
 	// Now is the clock that positions follow; nil means time.Now.
 	Now func() time.Time
 	// AttemptTimeout bounds one attempt of a commit. The default is a minute.
@@ -74,6 +80,7 @@ type Writer struct {
 	lock      storage.Lock
 	previous  types.Position // what the position record holds
 	allocated types.Position // the last position handed to a commit, whatever became of it
+	notes     []trace.Record // of the present batch
 
 	startStop sync.Mutex
 	stopping  chan struct{} // closed: take no more requests
@@ -86,6 +93,9 @@ type Writer struct {
 func New(options Options) *Writer {
 	if options.Now == nil {
 		options.Now = time.Now
+	}
+	if options.Prepare == nil {
+		options.Prepare = func(context.Context) (types.Position, error) { return 0, nil }
 	}
 	if options.Outgoing == nil {
 		options.Outgoing = func([]storage.EDU) {}
@@ -118,7 +128,11 @@ func (w *Writer) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	last, err := w.Store.Claim(ctx, w.id, w.now())
+	atLeast, err := w.Prepare(ctx)
+	if err != nil {
+		return errors.Join(err, lock.Release())
+	}
+	last, err := w.Store.Claim(ctx, w.id, max(w.now(), atLeast))
 	if err != nil {
 		return errors.Join(err, lock.Release())
 	}
@@ -241,7 +255,9 @@ func (w *Writer) now() types.Position {
 	return types.Position(w.Now().UnixMicro())
 }
 
-func (w *Writer) nextPosition() types.Position {
-	w.allocated = max(w.allocated+1, w.now())
-	return w.allocated
+// nextPositions returns the first of n consecutive positions.
+func (w *Writer) nextPositions(n int) types.Position {
+	first := max(w.allocated+1, w.now())
+	w.allocated = first + types.Position(n) - 1
+	return first
 }

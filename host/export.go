@@ -1,0 +1,134 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+
+	"github.com/matrix-org/dendrite/internal/sqlutil"
+	"github.com/matrix-org/dendrite/setup/config"
+	"github.com/sirupsen/logrus"
+
+	"github.com/matrix-org/dendrite/todevicemodule"
+	"github.com/matrix-org/dendrite/todevicemodule/storage"
+)
+
+// ErrInUse is returned by Export while another process is connected to one of the databases.
+var ErrInUse = errors.New("another process uses the database")
+
+// ExportOptions say how to export.
+type ExportOptions struct {
+	// Force exports even though others are connected to a PostgreSQL database, but not while a server with the module
+	// runs on it.
+	Force bool
+	Log   *logrus.Entry
+}
+
+// ExportReport is what came of an export.
+type ExportReport struct {
+	// Nothing says that the module never ran on the database.
+	Nothing bool                 `json:"nothing"`
+	Queues  storage.Exported     `json:"queues"`
+	Outbox  storage.ExportedEDUs `json:"outbox"`
+}
+
+// reportExportEvery is how often the log tells how far an export is.
+const reportExportEvery = 5 * time.Second
+
+// Export moves everything that waits in the module's tables into those of an unmodified Dendrite, for a server that is to run
+// without the module. What other servers refused stays where it is. The module need not be enabled in the section. It
+// returns storage.ErrLocked while a server with the module runs on the database, and ErrInUse while others
+// are connected to it; then nothing has changed. After any other error, or a crash, it can be called again.
+func Export(ctx context.Context, cfg *config.Dendrite, section todevicemodule.Config, options ExportOptions) (report ExportReport, err error) {
+	d := &Dendrite{config: cfg, log: options.Log, cm: sqlutil.NewConnectionManager(nil, cfg.Global.DatabaseOptions)}
+	if d.log == nil {
+		d.log = logrus.WithField("component", "to_device")
+	}
+	own := d.databaseOptions(section.Database)
+	if isMissingFile(own.ConnectionString) {
+		return ExportReport{Nothing: true}, nil
+	}
+	if !options.Force {
+		if err = d.refuseOthers(ctx, own, d.orGlobal(cfg.SyncAPI.Database), d.orGlobal(cfg.FederationAPI.Database)); err != nil {
+			return report, err
+		}
+	}
+	store, err := d.Store(section.Database)
+	if err != nil {
+		return report, err
+	}
+	defer d.closeDatabases(own, d.orGlobal(cfg.SyncAPI.Database), d.orGlobal(cfg.FederationAPI.Database))
+	there, err := store.Present(ctx)
+	if err != nil || !there {
+		return ExportReport{Nothing: err == nil}, err
+	}
+	lock, err := store.Lock(ctx)
+	if err != nil {
+		return report, err
+	}
+	report, err = d.export(ctx, section.Database, store)
+	return report, errors.Join(err, lock.Release())
+}
+
+func (d *Dendrite) export(ctx context.Context, section todevicemodule.DatabaseConfig, store storage.Store) (report ExportReport, err error) {
+	if err = store.Migrate(ctx); err != nil {
+		return report, err
+	}
+	queue, err := d.ForeignQueue(section)
+	if err != nil {
+		return report, err
+	}
+	federation, err := d.foreign(section, d.config.FederationAPI.Database)
+	if err != nil {
+		return report, err
+	}
+	outbox := federation.outbox()
+	for _, foreign := range []storage.Foreign{queue, outbox} {
+		if err = foreign.Prepare(ctx); err != nil {
+			return report, fmt.Errorf("preparing the host's tables: %w", err)
+		}
+	}
+	if report.Queues, err = store.Export(ctx, queue, d.exportProgress("messages")); err != nil {
+		return report, err
+	}
+	if report.Outbox, err = store.ExportOutbox(ctx, outbox, d.exportProgress("EDUs")); err != nil {
+		return report, err
+	}
+	return report, federation.removeDoorbells(ctx)
+}
+
+// exportProgress returns a storage.Progress that tells the log now and then.
+func (d *Dendrite) exportProgress(what string) storage.Progress {
+	reported := time.Now()
+	return func(done, total int) {
+		if now := time.Now(); now.Sub(reported) >= reportExportEvery {
+			reported = now
+			d.log.WithFields(logrus.Fields{"done": done, "total": total}).Infof("to_device: exporting %s", what)
+		}
+	}
+}
+
+// isMissingFile reports whether a connection string names a SQLite file that is not there. Opening it would make it.
+func isMissingFile(connection config.DataSource) bool {
+	path, err := sqlutil.ParseFileURI(connection)
+	if err != nil {
+		return false
+	}
+	_, err = os.Stat(path)
+	return errors.Is(err, fs.ErrNotExist)
+}
+
+// closeDatabases closes what the connection manager has opened of the databases, since it has no process to end with.
+func (d *Dendrite) closeDatabases(databases ...config.DatabaseOptions) {
+	for i := range databases {
+		if isMissingFile(databases[i].ConnectionString) {
+			continue // not opened
+		}
+		if db, _, err := d.cm.Connection(&databases[i]); err == nil && db != nil {
+			_ = db.Close()
+		}
+	}
+}

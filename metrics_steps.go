@@ -1,0 +1,64 @@
+package todevicemodule
+
+import (
+	"slices"
+	"time"
+
+	"github.com/matrix-org/dendrite/todevicemodule/trace"
+	"github.com/matrix-org/dendrite/todevicemodule/types"
+)
+
+// passedOver are the reasons for which an EDU of another server is passed over whole. It is counted by its outcome then.
+var passedOver = []trace.Reason{
+	trace.Malformed, trace.Spoofed, trace.WithoutID, trace.TooLarge, trace.TooManyTargets, trace.KeyRequestRate, trace.DatabaseRefuses,
+}
+
+// Record is part of trace.Recorder: it counts the steps of messages. What becomes of EDUs comes from those who send
+// and receive them.
+func (m *metrics) Record(records ...trace.Record) {
+	var now time.Time
+	for i := range records {
+		r := &records[i]
+		n := max(r.Count, 1)
+		switch r.Step {
+		case trace.Accepted:
+			m.accepted.add(sourceOf(r), n)
+		case trace.Repeated:
+			m.repeated.Add(float64(n))
+		case trace.Stored:
+			if r.Destination == "" {
+				m.stored.Add(float64(n))
+			} else {
+				m.edusStored.Add(float64(n))
+			}
+		case trace.Failed:
+			m.failed.Add(float64(n))
+		case trace.HandedOver:
+			if now.IsZero() {
+				now = time.Now()
+			}
+			m.observeHandedOver(r.Position, n, now)
+		case trace.Acknowledged:
+			m.acknowledged.Add(float64(n))
+		case trace.Dropped:
+			if r.Origin == "" || !slices.Contains(passedOver, r.Reason) {
+				m.dropped.add(string(r.Reason), n)
+			}
+		case trace.Sent, trace.Refused, trace.SetAside:
+		}
+	}
+}
+
+func (m *metrics) observeHandedOver(position types.Position, n int, now time.Time) {
+	m.delivered.Add(float64(n))
+	if stored, known := position.Time(); known {
+		m.delays.Observe(max(0, now.Sub(stored).Seconds()))
+	}
+}
+
+func sourceOf(r *trace.Record) string {
+	if r.Origin != "" {
+		return fromFederation
+	}
+	return fromClient
+}

@@ -1,0 +1,148 @@
+package writer_test
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/matrix-org/dendrite/todevicemodule/internal/testdb"
+	"github.com/matrix-org/dendrite/todevicemodule/storage"
+	"github.com/matrix-org/dendrite/todevicemodule/trace"
+	"github.com/matrix-org/dendrite/todevicemodule/types"
+	"github.com/matrix-org/dendrite/todevicemodule/writer"
+)
+
+func TestSweepRemovesWhatIsLeft(t *testing.T) {
+	testdb.Each(t, func(t *testing.T, open testdb.Open) {
+		h := keepHouse(t, open, "B")
+		a, b := h.leave(t, "A"), h.leave(t, "B")
+		remote := types.TransactionKey{Device: types.Device{UserID: "remote"}, EventType: "m.direct_to_device", TransactionID: "1"}
+		err := h.Submit(h.ctx, writer.Submission{Parts: []writer.Part{{Transaction: remote, Remember: time.Hour}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.Virtual = func(deviceID string) bool { return deviceID == "AS" }
+		virtual := h.leave(t, "AS")
+		sweeper := writer.NewSweeper(h.Cleaner, writer.Bounds{}, quiet())
+		if err = sweeper.Sweep(h.ctx); err != nil {
+			t.Fatal(err)
+		}
+		h.wantWaiting(t, map[string]int{"A": 0, "B": 1, "AS": 0})
+		if h.remembered(t, a) || !h.remembered(t, b) || !h.remembered(t, remote) || !h.remembered(t, virtual) {
+			t.Error("the wrong transactions are remembered")
+		}
+	})
+}
+
+// A host that can't say which devices exist deletes nothing.
+func TestSweepWithoutTheHostsAnswer(t *testing.T) {
+	testdb.Each(t, func(t *testing.T, open testdb.Open) {
+		h := keepHouse(t, open)
+		h.leave(t, "A")
+		failure := errors.New("no answer")
+		h.err = failure // nothing else runs
+		sweeper := writer.NewSweeper(h.Cleaner, writer.Bounds{Messages: 100}, quiet())
+		if err := sweeper.Sweep(h.ctx); !errors.Is(err, failure) {
+			t.Errorf("the error is %v", err)
+		}
+		h.wantWaiting(t, map[string]int{"A": 1})
+	})
+}
+
+// fill stores n messages of about a kilobyte, with names from first on.
+func (h *household) fill(t *testing.T, deviceID string, first, n int) {
+	t.Helper()
+	var s writer.Submission
+	for i := range n {
+		s.Parts = append(s.Parts, writer.Part{
+			Sender: "@alice:test", Type: fmt.Sprintf("org.example.%d", first+i),
+			Copies: []storage.Copy{{Device: bobs(deviceID), Content: fmt.Appendf(nil, `{"x":"%01000d"}`, i)}},
+		})
+	}
+	if err := h.Submit(h.ctx, s); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (h *household) names(t *testing.T, deviceID string) (names []string) {
+	t.Helper()
+	messages, err := h.store.Store.Messages(h.ctx, bobs(deviceID), 0, 1<<62, 1<<20, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range messages {
+		names = append(names, m.Type[len("org.example."):])
+	}
+	return names
+}
+
+func TestFullQueueDropsTheOldest(t *testing.T) {
+	testdb.Each(t, func(t *testing.T, open testdb.Open) {
+		for name, bounds := range map[string]writer.Bounds{
+			"messages": {Messages: 3},
+			"bytes":    {Bytes: 3500},
+			"both":     {Messages: 1000, Bytes: 3500},
+		} {
+			h := keepHouse(t, open, name, "other")
+			h.fill(t, name, 0, 10)
+			h.fill(t, "other", 0, 3)
+			sweeper := writer.NewSweeper(h.Cleaner, bounds, quiet())
+			sweeper.Interval = 10 * time.Millisecond
+			sweeper.Start(h.ctx)
+			waitFor(t, h.ctx, "the first sweep held the queue to its bounds", func() bool { return len(h.names(t, name)) == 3 })
+			h.fill(t, name, 10, 2)
+			sweeper.Grown([]writer.Wakeup{{UserID: bob.UserID, DeviceIDs: []string{name}}})
+			waitFor(t, h.ctx, "the queue that grew was held to its bounds", func() bool { return len(h.names(t, name)) == 3 })
+			sweeper.Stop()
+			if got := h.names(t, name); !slices.Equal(got, []string{"9", "10", "11"}) {
+				t.Errorf("%s: left are %v, want the newest", name, got)
+			}
+			if n := h.trace.dropped(bobs(name), trace.QueueFull); n != 9 {
+				t.Errorf("%s: the trace tells of %d dropped messages, want 9", name, n)
+			}
+			if got := h.names(t, "other"); len(got) != 3 {
+				t.Errorf("%s: the other queue has %v left", name, got)
+			}
+			if err := h.Stop(h.ctx); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
+
+func TestOldMessagesAreDropped(t *testing.T) {
+	testdb.Each(t, func(t *testing.T, open testdb.Open) {
+		h := keepHouse(t, open, "A", "imported")
+		commit := func(deviceID string, positions ...types.Position) {
+			t.Helper()
+			state, err := h.store.State(h.ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			batch := storage.Batch{Writer: state.Writer, Previous: state.Last, Last: max(state.Last, slices.Max(positions)) + 1}
+			for _, p := range positions {
+				batch.Deliveries = append(batch.Deliveries, storage.Delivery{
+					Position: p, Sender: "@alice:test", Type: "org.example.x",
+					Copies: []storage.Copy{{Device: bobs(deviceID), Content: []byte(`{}`)}},
+				})
+			}
+			if err = h.store.Store.Commit(h.ctx, batch); err != nil {
+				t.Fatal(err)
+			}
+		}
+		now := time.Now()
+		ago := func(d time.Duration) types.Position { return types.Position(now.Add(-d).UnixMicro()) }
+		commit("A", ago(49*time.Hour), ago(47*time.Hour), ago(0))
+		commit("imported", 17, ago(50*time.Hour), ago(1))
+		sweeper := writer.NewSweeper(h.Cleaner, writer.Bounds{Age: 48 * time.Hour}, quiet())
+		if err := sweeper.Sweep(h.ctx); err != nil {
+			t.Fatal(err)
+		}
+		h.wantWaiting(t, map[string]int{"A": 2, "imported": 3})
+		if n := h.trace.dropped(bobs("A"), trace.TooOld); n != 1 {
+			t.Errorf("the trace tells of %d dropped messages, want 1", n)
+		}
+	})
+}
