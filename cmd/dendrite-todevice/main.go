@@ -1,6 +1,6 @@
 // Command dendrite-todevice is Dendrite with the send-to-device module compiled in. It takes the flags and
 // the dendrite.yaml of Dendrite; while the section to_device is missing or not enabled it is
-// Dendrite. The subcommand quickstart sets up a server to try it on.
+// Dendrite. The subcommand quickstart sets up a server to try it on, and to-device is for who looks after one.
 package main
 
 import (
@@ -20,12 +20,15 @@ func main() {
 		}
 		return
 	}
+	if len(os.Args) > 1 && os.Args[1] == "to-device" {
+		os.Exit(toDevice(os.Args[2:], standardTerminal()))
+	}
 	flags := addServerFlags(flag.CommandLine)
 	flag.Usage = usage
 	cfg := setup.ParseFlags(true)
 	configPath := flag.Lookup("config").Value.String()
 	if err := serve(cfg, configPath, flags); err != nil {
-		logrus.WithError(err).Fatal("Failed to start")
+		logrus.WithError(err).Fatal("The server has failed")
 	}
 }
 
@@ -33,6 +36,7 @@ func usage() {
 	fmt.Fprintln(flag.CommandLine.Output(), `Usage:
   dendrite-todevice [flags]              run the server
   dendrite-todevice quickstart [flags]   set up a server to try it on; -h tells more
+  dendrite-todevice to-device ...        look after send-to-device messages; -h tells more
 
 Flags of the server:`)
 	flag.PrintDefaults()

@@ -75,6 +75,7 @@ func serve(cfg *config.Dendrite, configPath string, flags serverFlags) error {
 	routers := httputil.NewRouters()
 	caches := caching.NewRistrettoCache(cfg.Global.Cache.EstimatedMaxSize, cfg.Global.Cache.MaxAge, caching.EnableMetrics)
 	natsInstance := jetstream.NATSInstance{}
+	natsRestarted := toDevice.WatchNATS(processCtx, &natsInstance)
 	rsAPI := roomserver.NewInternalAPI(processCtx, cfg, cm, &natsInstance, caches, caching.EnableMetrics)
 	fsAPI := federationapi.NewInternalAPI(
 		processCtx, cfg, cm, &natsInstance, toDevice.WrapFederationClient(federationClient), rsAPI, caches, nil, false,
@@ -115,8 +116,7 @@ func serve(cfg *config.Dendrite, configPath string, flags serverFlags) error {
 	if flags.tls() {
 		go base.SetupAndServeHTTP(processCtx, cfg, separately(routers), httpsAddr, flags.certFile, flags.keyFile)
 	}
-	waitForShutdown(processCtx, toDevice)
-	return nil
+	return waitForShutdown(processCtx, toDevice, natsRestarted)
 }
 
 // separately returns the same routes for a second listener. The host adds routes of its own to two of
@@ -183,20 +183,39 @@ func countUp() error {
 	return prometheus.Register(up)
 }
 
+// stopAfterFailure is how long the host's components may take to stop after a failure, which may be theirs.
+const stopAfterFailure = 30 * time.Second
+
 // waitForShutdown is base.WaitForShutdown of Dendrite, except that the module stores what it took before the
-// host closes its databases.
-func waitForShutdown(processCtx *process.ProcessContext, toDevice *host.Dendrite) {
+// host closes its databases, and that a failure ends the server too. It returns that failure.
+func waitForShutdown(processCtx *process.ProcessContext, toDevice *host.Dendrite, failed <-chan error) (failure error) {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
 	select {
 	case <-signals:
+		logrus.Warn("Shutdown signal received")
+	case failure = <-failed:
+		logrus.WithError(failure).Error("Stopping")
 	case <-processCtx.WaitForShutdown():
 	}
 	signal.Reset(syscall.SIGINT, syscall.SIGTERM)
-	logrus.Warn("Shutdown signal received")
 	toDevice.Stop()
 	processCtx.ShutdownDendrite()
 	processCtx.ComponentFinished() // of serve itself
-	processCtx.WaitForComponentsToFinish()
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		processCtx.WaitForComponentsToFinish()
+	}()
+	var deadline <-chan time.Time
+	if failure != nil {
+		deadline = time.After(stopAfterFailure)
+	}
+	select {
+	case <-stopped:
+	case <-deadline:
+		logrus.Error("Some of Dendrite's components did not stop")
+	}
 	logrus.Warn("Dendrite is exiting now")
+	return failure
 }
