@@ -1,0 +1,26 @@
+# An image of dendrite-todevice, from the checkout alone: docker build -t dendrite-todevice .
+#
+# Without cgo: the binary needs nothing beside itself, so the image has no shell, no libraries and nothing to keep up to
+# date. SQLite then runs on a driver that is translated to Go, which is slower; with PostgreSQL nothing changes.
+FROM golang:1.26.8-bookworm AS build
+WORKDIR /src
+COPY go.mod go.sum ./
+RUN go mod download
+COPY . .
+RUN CGO_ENABLED=0 go build -trimpath -o /image/usr/bin/dendrite-todevice ./cmd/dendrite-todevice
+# The certificates are for talking to other servers. /tmp is for SQLite, and for media that are being received.
+RUN install -D -m 644 /etc/ssl/certs/ca-certificates.crt /image/etc/ssl/certs/ca-certificates.crt \
+ && install -d -m 755 /image/etc/dendrite && install -d -m 700 -o 10001 -g 10001 /image/var/lib/dendrite \
+ && install -d -m 1777 /image/tmp
+
+FROM scratch
+COPY --from=build /image/ /
+USER 10001:10001
+# Relative paths in dendrite.yaml begin here.
+WORKDIR /var/lib/dendrite
+VOLUME /var/lib/dendrite
+EXPOSE 8008 8448
+# A SIGTERM has the server store what it took. It needs up to 10 seconds for that: docker stop --time 30.
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["/usr/bin/dendrite-todevice"]
+CMD ["-config", "/etc/dendrite/dendrite.yaml"]
