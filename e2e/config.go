@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
@@ -29,6 +30,8 @@ type Options struct {
 	Unmodified bool
 	// NATS is the URL of a nats-server to use, instead of the one within the process.
 	NATS string
+	// LogLevel is the least that the server logs. Default: info.
+	LogLevel string
 }
 
 const (
@@ -37,6 +40,9 @@ const (
 	// The application service every server knows. Its users are @asuser_*.
 	appServiceToken  = "as_token_of_the_tests"
 	appServicePrefix = "asuser_"
+
+	// registrationSecret lets tests make administrators.
+	registrationSecret = "registration secret of the tests"
 
 	// What the tests of limits count on. Small, so that passing them costs little.
 	maxMessageBytes = 65536
@@ -89,15 +95,16 @@ func (s *Server) config(o Options) object {
 		},
 		"app_service_api": object{"config_files": []string{s.path("appservice.yaml")}},
 		"client_api": object{
-			"registration_disabled": false,
-			"guests_disabled":       false,
-			"rate_limiting":         object{"enabled": false},
+			"registration_disabled":      false,
+			"guests_disabled":            false,
+			"registration_shared_secret": registrationSecret,
+			"rate_limiting":              object{"enabled": false},
 		},
 		"federation_api": object{"key_perspectives": []object{}, "disable_tls_validation": true},
 		"media_api":      object{"base_path": s.path("media")},
 		"sync_api":       object{"search": object{"enabled": false}},
 		"user_api":       object{"bcrypt_cost": 4},
-		"logging":        []object{{"type": "std", "level": "info"}},
+		"logging":        []object{{"type": "std", "level": cmp.Or(o.LogLevel, "info")}},
 	}
 	for component, section := range map[string]string{
 		"federationapi": "federation_api", "keyserver": "key_server", "mscs": "mscs", "mediaapi": "media_api",

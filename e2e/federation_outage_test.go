@@ -134,7 +134,7 @@ func TestSwitchedOnWhileMessagesWait(t *testing.T) {
 			err := db.QueryRow("SELECT COUNT(*) FROM federationsender_queue_edus WHERE server_name = $1", there.name).Scan(&n)
 			return err == nil && n == 20, []any{n, err}
 		})
-		reconfigure(t, here, Options{Federation: true}, func() {})
+		here.SwitchTo(t, Options{Federation: true})
 		young.Send(t.Context(), t, alice, 0, 20, bob)
 		there.MustStart(t)
 		var events []Event

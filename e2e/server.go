@@ -327,6 +327,9 @@ func (s *Server) WaitExit(t testing.TB) (code int, output string) {
 	t.Helper()
 	select {
 	case <-s.exited:
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.ready = make(chan struct{})
 		return s.process.ProcessState.ExitCode(), s.logTail(0)
 	case <-time.After(startDeadline):
 		t.Fatalf("the server is still running, it should have ended\n%s", s.logTail(0))
