@@ -68,15 +68,13 @@ func (h *SendToDevice) Handle(req *http.Request, sender types.Device, eventType,
 		return *res
 	}
 	h.identify(named)
-	named, tooMany := h.withinKeyRequestRate(sender, eventType, named)
-	h.dropped(sender, eventType, tooMany, trace.KeyRequestRate)
 	message := writer.Message{
 		Sender:      sender.UserID,
 		Type:        eventType,
 		Transaction: types.TransactionKey{Device: sender, EventType: eventType, TransactionID: transactionID},
 		Remember:    h.Remember,
 	}
-	remote := h.byServer(&message, named)
+	remote := h.byServer(&message, h.withinKeyRequestRate(&message, named))
 	accepted := h.accept(&message, len(remote))
 	if err := h.pack(&message, remote, accepted); err != nil {
 		return *badJSON(quote(err.Error()) + ". Nothing was sent to anyone.")
@@ -95,15 +93,6 @@ func (h *SendToDevice) Handle(req *http.Request, sender types.Device, eventType,
 		return ErrorResponse(err)
 	}
 	return util.JSONResponse{Code: http.StatusOK, JSON: struct{}{}}
-}
-
-func (h *SendToDevice) dropped(sender types.Device, eventType string, targets []devices.Target, reason trace.Reason) {
-	if h.Trace == nil {
-		return
-	}
-	for _, target := range targets {
-		h.Trace.Record(trace.Record{Step: trace.Dropped, Reason: reason, Recipient: target.Device, Sender: sender.UserID, Type: eventType, MessageID: target.MessageID})
-	}
 }
 
 // byServer makes local users the message's targets and returns those of other servers. It passes over what is no user

@@ -28,6 +28,8 @@ const (
 	batchBytes = 8 << 20
 	// lockCheckInterval is how soon an idle server notices that it lost the lock on the store.
 	lockCheckInterval = 10 * time.Second
+	// lockPatience is how long a start waits for the lock of a server that has just ended.
+	lockPatience = time.Second
 )
 
 // Wakeup names the devices of one user that have new messages.
@@ -124,7 +126,7 @@ func New(options Options) *Writer {
 func (w *Writer) Start(ctx context.Context) error {
 	w.startStop.Lock()
 	defer w.startStop.Unlock()
-	lock, err := w.Store.Lock(ctx)
+	lock, err := w.takeLock(ctx)
 	if err != nil {
 		return err
 	}
@@ -141,6 +143,21 @@ func (w *Writer) Start(ctx context.Context) error {
 	w.running, w.giveUp = context.WithCancel(context.WithoutCancel(ctx))
 	go w.run()
 	return nil
+}
+
+// takeLock waits for a moment for the lock: a database may take some milliseconds to notice that a server was killed.
+func (w *Writer) takeLock(ctx context.Context) (storage.Lock, error) {
+	for end := time.Now().Add(lockPatience); ; {
+		lock, err := w.Store.Lock(ctx)
+		if !errors.Is(err, storage.ErrLocked) || time.Now().After(end) {
+			return lock, err
+		}
+		select {
+		case <-time.After(lockPatience / 10):
+		case <-ctx.Done():
+			return nil, err
+		}
+	}
 }
 
 // Stop ends the writer: what Submit has taken is still stored, unless ctx ends first. It
