@@ -429,6 +429,42 @@ func TestRestoredUnderARunningWriter(t *testing.T) {
 	})
 }
 
+// A server that is started again right after a crash may find the lock still held for a moment.
+func TestStartWaitsForALockThatIsAboutToGo(t *testing.T) {
+	testdb.Each(t, func(t *testing.T, open testdb.Open) {
+		ctx := t.Context()
+		store := open(t)
+		if err := store.Migrate(ctx); err != nil {
+			t.Fatal(err)
+		}
+		held, err := store.Lock(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := writer.New(writer.Options{Store: &lockedOnce{Store: open(t), free: held.Release}, Log: quiet(), Wake: (&fixture{}).wake})
+		if err = w.Start(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if err = w.Stop(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// lockedOnce has the lock freed once it was found held.
+type lockedOnce struct {
+	storage.Store
+	free func() error
+}
+
+func (l *lockedOnce) Lock(ctx context.Context) (storage.Lock, error) {
+	lock, err := l.Store.Lock(ctx)
+	if errors.Is(err, storage.ErrLocked) {
+		err = errors.Join(err, l.free())
+	}
+	return lock, err
+}
+
 func TestSecondWriterIsKeptOut(t *testing.T) {
 	testdb.Each(t, func(t *testing.T, open testdb.Open) {
 		f := start(t, open, nil)
