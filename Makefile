@@ -41,8 +41,8 @@ fuzz: ## Run each fuzzer for FUZZTIME (60s)
 	@for f in $(FUZZERS); do go test -run '^$$' -fuzz "^$${f#*:}\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 50x "$${f%:*}" || exit 1; done
 
 .PHONY: bench
-bench: ## Run the benchmarks of the stores and the writer
-	go test -run '^$$' -bench . -benchmem ./storage/... ./writer/...
+bench: ## Run the benchmarks of the stores, the writer and the trace
+	go test -run '^$$' -bench . -benchmem ./storage/... ./writer/... ./trace/...
 
 .PHONY: bench-federation
 bench-federation: ## Measure two servers with the module beside two unmodified ones, in one run

@@ -186,19 +186,19 @@ func (l *LimitsConfig) faults() (faults []error) {
 		}
 	}
 	orNone := func(key string, value, low int) { atLeast(key, value, low, value == 0 || value >= low) }
-	between := func(key string, value, low, high int) {
-		if value < low || value > high {
-			faults = append(faults, fmt.Errorf("%s.limits.%s: must be from %d to %d, but is %d", ConfigSection, key, low, high, value))
+	const most = 1_000_000
+	from := func(low int, key string, value int) {
+		if value < low || value > most {
+			faults = append(faults, fmt.Errorf("%s.limits.%s: must be from %d to %d, but is %d", ConfigSection, key, low, most, value))
 		}
 	}
 	orNone("queue_messages", l.QueueMessages, 100)
 	orNone("queue_bytes", l.QueueBytes, 1<<20)
 	const shortestAge = 24 * time.Hour
 	atLeast("queue_age", l.QueueAge, shortestAge, l.QueueAge == 0 || l.QueueAge >= shortestAge)
-	const most = 1_000_000
-	between("origin_edus_per_second", l.OriginEDUsPerSecond, 0, most)
-	between("origin_edus_burst", l.OriginEDUsBurst, 100, most)
-	between("key_requests_per_second", l.KeyRequestsPerSecond, 0, most)
-	between("key_requests_burst", l.KeyRequestsBurst, 1, most)
+	from(0, "origin_edus_per_second", l.OriginEDUsPerSecond)
+	from(100, "origin_edus_burst", l.OriginEDUsBurst)
+	from(0, "key_requests_per_second", l.KeyRequestsPerSecond)
+	from(1, "key_requests_burst", l.KeyRequestsBurst)
 	return faults
 }

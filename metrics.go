@@ -22,6 +22,7 @@ var (
 	requestCodes      = []string{"200", "400", "413", "500", "503"}
 	databaseUses      = []string{failedCommit, failedRead, failedSample}
 	acceptedSources   = []string{fromClient, fromFederation}
+	inboundResults    = []string{inboundStored, inboundLimited, inboundFailed}
 	cacheResults      = []string{cacheHit, cacheMiss}
 	sentOutcomes      = []string{string(outbox.Sent), string(outbox.Refused), string(outbox.SetAside)}
 	keyRequestResults = []string{consumers.DeviceChecked, consumers.DeviceCheckFailed, consumers.DeviceNotChecked}
@@ -43,6 +44,10 @@ const (
 	failedCommit = "commit"
 	failedRead   = "read"
 	failedSample = "sample"
+
+	inboundStored  = "stored"
+	inboundLimited = "limited"
+	inboundFailed  = "failed"
 
 	cacheHit  = "hit"
 	cacheMiss = "miss"
@@ -69,6 +74,7 @@ type metrics struct {
 	edusStored   prometheus.Counter
 	sent         labelled
 	received     labelled
+	inbound      labelled
 	checks       labelled
 	lookups      labelled
 	gauges       *gauges
@@ -94,6 +100,9 @@ func newMetrics() *metrics {
 	m.edusStored = m.counter("edus_stored_total", "EDUs stored for other servers.")
 	m.sent = m.labelled("edus_sent_total", "EDUs for other servers: sent, refused for now, or set aside after the last refusal.", "outcome", sentOutcomes)
 	m.received = m.labelled("edus_received_total", "EDUs from other servers: applied, repetitions included, or why they were not.", "outcome", receivedOutcomes)
+	m.inbound = m.labelled("inbound_transactions_total",
+		"Transactions of other servers with EDUs for devices: stored, limited and to be sent again (429), or failed and to be sent again (5xx).",
+		"result", inboundResults)
 	m.checks = m.labelled("key_request_checks_total",
 		"Checks whether the device of another server's key request is known: checked, failed, or dropped.", "outcome", keyRequestResults)
 	m.lookups = m.labelled("device_cache_lookups_total", "Users whose devices were looked for in the cache: hit or miss.", "result", cacheResults)
@@ -172,6 +181,17 @@ func (m *metrics) observeCommit(c writer.Commit) {
 func (m *metrics) observeRead(err error) {
 	if err != nil {
 		m.failures.add(failedRead, 1)
+	}
+}
+
+func (m *metrics) observeInbound(err error) {
+	switch {
+	case err == nil:
+		m.inbound.add(inboundStored, 1)
+	case errors.Is(err, consumers.ErrLimitExceeded):
+		m.inbound.add(inboundLimited, 1)
+	default:
+		m.inbound.add(inboundFailed, 1)
 	}
 }
 

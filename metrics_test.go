@@ -2,6 +2,7 @@ package todevicemodule
 
 import (
 	"errors"
+	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -211,6 +212,7 @@ func TestLabelValues(t *testing.T) {
 		"edus_received_total":        {"outcome": outcomes(t, "consumers/federation.go", "EDU")},
 		"key_request_checks_total":   {"outcome": outcomes(t, "consumers/keyrequests.go", "Device")},
 		"device_cache_lookups_total": {"result": {"hit", "miss"}},
+		"inbound_transactions_total": {"result": {"stored", "limited", "failed"}},
 		"outbox_edus":                {"state": {"waiting", "refused", "set_aside"}},
 		"largest_queue_messages":     {"rank": ranks},
 		"oldest_queue_age_seconds":   {"rank": ranks},
@@ -281,20 +283,27 @@ func TestObservations(t *testing.T) {
 	m.observeReceived(consumers.EDUSpoofed)
 	m.observeKeyRequest(consumers.DeviceNotChecked)
 	m.observeLookups(3, 2)
+	m.observeInbound(nil)
+	m.observeInbound(nil)
+	m.observeInbound(fmt.Errorf("too many: %w", consumers.ErrLimitExceeded))
+	m.observeInbound(errors.New("away"))
 	wantSeries(t, registry, map[string]float64{
-		`requests_total{code="200"}`:                  2,
-		`requests_total{code="413"}`:                  1,
-		`commit_messages_count`:                       1,
-		`commit_messages_sum`:                         5,
-		`commit_duration_seconds_sum`:                 1,
-		`database_failures_total{operation="commit"}`: 1,
-		`database_failures_total{operation="read"}`:   1,
-		`edus_sent_total{outcome="sent"}`:             100,
-		`edus_sent_total{outcome="set_aside"}`:        1,
-		`edus_received_total{outcome="spoofed"}`:      1,
-		`key_request_checks_total{outcome="dropped"}`: 1,
-		`device_cache_lookups_total{result="hit"}`:    3,
-		`device_cache_lookups_total{result="miss"}`:   2,
+		`requests_total{code="200"}`:                   2,
+		`requests_total{code="413"}`:                   1,
+		`commit_messages_count`:                        1,
+		`commit_messages_sum`:                          5,
+		`commit_duration_seconds_sum`:                  1,
+		`database_failures_total{operation="commit"}`:  1,
+		`database_failures_total{operation="read"}`:    1,
+		`edus_sent_total{outcome="sent"}`:              100,
+		`edus_sent_total{outcome="set_aside"}`:         1,
+		`edus_received_total{outcome="spoofed"}`:       1,
+		`key_request_checks_total{outcome="dropped"}`:  1,
+		`device_cache_lookups_total{result="hit"}`:     3,
+		`device_cache_lookups_total{result="miss"}`:    2,
+		`inbound_transactions_total{result="stored"}`:  2,
+		`inbound_transactions_total{result="limited"}`: 1,
+		`inbound_transactions_total{result="failed"}`:  1,
 	})
 }
 

@@ -231,7 +231,9 @@ func (m *Module) Receive(ctx context.Context, entries ...consumers.Entry) error 
 // ReceiveEDUs stores what the m.direct_to_device EDUs of one transaction from another server carry; see
 // consumers.Federation.
 func (m *Module) ReceiveEDUs(ctx context.Context, origin string, contents []json.RawMessage) error {
-	return m.federation.Receive(ctx, origin, contents)
+	err := m.federation.Receive(ctx, origin, contents)
+	m.metrics.observeInbound(err)
+	return err
 }
 
 // SendTransaction sends a transaction of the host's to another server, and with it what waits for that

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,27 +21,51 @@ import (
 // slowInspector is a store of which each look takes a while.
 type slowInspector struct {
 	storage.Inspector
-	takes  time.Duration
+	takes time.Duration
+
+	mu     sync.Mutex
 	err    error
 	looks  []time.Time
 	totals storage.Totals
-	queues map[storage.Order][]storage.Queue
 	after  map[storage.Order]*storage.Queue
 }
 
 func (s *slowInspector) Totals(ctx context.Context) (storage.Totals, error) {
+	s.mu.Lock()
 	s.looks = append(s.looks, time.Now())
+	totals, err := s.totals, s.err
+	s.mu.Unlock()
 	select {
 	case <-time.After(s.takes):
-		return s.totals, s.err
+		return totals, err
 	case <-ctx.Done():
 		return storage.Totals{}, ctx.Err()
 	}
 }
 
-func (s *slowInspector) Queues(_ context.Context, order storage.Order, after *storage.Queue, limit int) ([]storage.Queue, error) {
+func (s *slowInspector) Queues(_ context.Context, order storage.Order, after *storage.Queue, _ int) ([]storage.Queue, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.after[order] = after
-	return s.queues[order][:min(limit, len(s.queues[order]))], nil
+	return nil, nil
+}
+
+func (s *slowInspector) become(messages int, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.totals.Messages, s.err = messages, err
+}
+
+func (s *slowInspector) lookedAt() []time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.looks)
+}
+
+func (s *slowInspector) askedAfter(order storage.Order) *storage.Queue {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.after[order]
 }
 
 // sampling runs a test with a sampler, whose first look has been taken.
@@ -83,8 +109,8 @@ func TestSamplerLooksAtTheStartAndEveryMinute(t *testing.T) {
 			t.Errorf("the last sample was taken at %v, want %v", at, start.Unix())
 		}
 		time.Sleep(10*time.Minute + time.Second)
-		if len(store.looks) != 11 || store.looks[10].Sub(start) != 10*time.Minute {
-			t.Errorf("the looks were at %v", store.looks)
+		if looks := store.lookedAt(); len(looks) != 11 || looks[10].Sub(start) != 10*time.Minute {
+			t.Errorf("the looks were at %v", looks)
 		}
 	})
 }
@@ -100,9 +126,10 @@ func TestSamplerRestsAfterASlowLook(t *testing.T) {
 			t.Errorf("the last sample was taken at %v, %v", at, there)
 		}
 		time.Sleep(431 * time.Second)
+		looks := store.lookedAt()
 		for i, want := range []time.Duration{0, 210 * time.Second, 420 * time.Second} {
-			if i >= len(store.looks) || store.looks[i].Sub(store.looks[0]) != want {
-				t.Fatalf("the looks were at %v", store.looks)
+			if i >= len(looks) || looks[i].Sub(looks[0]) != want {
+				t.Fatalf("the looks were at %v", looks)
 			}
 		}
 		if took, _ := gauge(t, registry, "sample_duration_seconds"); took != 10 {
@@ -115,7 +142,7 @@ func TestFailedSampleTakesTheValuesAway(t *testing.T) {
 	store := &slowInspector{totals: storage.Totals{Messages: 3}}
 	sampling(t, store, func(t *testing.T, registry *prometheus.Registry) {
 		first, _ := gauge(t, registry, "last_sample_timestamp_seconds")
-		store.err = errors.New("away")
+		store.become(3, errors.New("away"))
 		time.Sleep(61 * time.Second)
 		if n, there := gauge(t, registry, "queue_messages"); there {
 			t.Errorf("%v messages are shown after a failure", n)
@@ -126,7 +153,7 @@ func TestFailedSampleTakesTheValuesAway(t *testing.T) {
 		if n, _ := gauge(t, registry, `database_failures_total{operation="sample"}`); n != 1 {
 			t.Errorf("%v failures are counted", n)
 		}
-		store.err, store.totals.Messages = nil, 4
+		store.become(4, nil)
 		time.Sleep(time.Minute)
 		if n, _ := gauge(t, registry, "queue_messages"); n != 4 {
 			t.Errorf("then %v messages are shown", n)
@@ -143,8 +170,8 @@ func TestSamplerGivesUpALookThatHangs(t *testing.T) {
 			t.Errorf("%v failures are counted", n)
 		}
 		time.Sleep(20 * time.Minute)
-		if len(store.looks) != 2 {
-			t.Errorf("the looks were at %v", store.looks)
+		if looks := store.lookedAt(); len(looks) != 2 {
+			t.Errorf("the looks were at %v", looks)
 		}
 	})
 }
@@ -158,7 +185,7 @@ func TestStopEndsALook(t *testing.T) {
 		synctest.Wait()
 		before := time.Now()
 		s.stop()
-		if waited := time.Since(before); waited != 0 || len(store.looks) != 1 {
+		if waited := time.Since(before); waited != 0 || len(store.lookedAt()) != 1 {
 			t.Errorf("stopping waited %s for the look", waited)
 		}
 		if n := testutil.ToFloat64(m.failures.byValue[failedSample]); n != 0 {
@@ -203,10 +230,10 @@ func TestSampleIsShown(t *testing.T) {
 func TestQueuesWithoutAnAgeAreLeftOut(t *testing.T) {
 	store := &slowInspector{}
 	sampling(t, store, func(t *testing.T, _ *prometheus.Registry) {
-		if after := store.after[storage.BySize]; after != nil {
+		if after := store.askedAfter(storage.BySize); after != nil {
 			t.Errorf("the largest queues are asked for after %v", after)
 		}
-		after := store.after[storage.ByAge]
+		after := store.askedAfter(storage.ByAge)
 		if after == nil {
 			t.Fatal("the oldest queues are asked for from the beginning")
 		}

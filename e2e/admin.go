@@ -130,7 +130,11 @@ func (a *AdminAPI) send(t testing.TB, method, target string) Answer {
 	if a.token != "" {
 		req.Header.Set("Authorization", "Bearer "+a.token)
 	}
-	res, err := (&http.Client{Transport: transport, Timeout: deadline}).Do(req)
+	through := transport
+	if req.URL.Scheme == "https" {
+		through = federationTransport
+	}
+	res, err := (&http.Client{Transport: through, Timeout: deadline}).Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}

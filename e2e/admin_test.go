@@ -342,10 +342,26 @@ func (site *adminSite) tryWrong(t *testing.T, api *AdminAPI) {
 		{"GET", "/", 404}, {"GET", "/nothing", 404}, {"GET", "/status/more", 404}, {"POST", "/queues/a/b/c", 404},
 		{"POST", "/status", 405}, {"PUT", "/queues", 405}, {"GET", "/queues/@bob:x", 405}, {"GET", "/outbox/x/retry", 405}, {"POST", "/outbox/x/refused", 405},
 	} {
-		a := api.send(t, request.method, site.server.URL+admin.Prefix+request.path)
-		if a.Status != request.status || a.ErrCode != unrecognised {
-			t.Errorf("%s %s: want %d %s, got %v", request.method, request.path, request.status, unrecognised, a)
+		for _, listener := range []string{site.server.URL, "https://" + site.server.name} {
+			a := api.send(t, request.method, listener+admin.Prefix+request.path)
+			if a.Status != request.status || a.ErrCode != unrecognised {
+				t.Errorf("%s %s: want %d %s, got %v", request.method, request.path, request.status, unrecognised, a)
+			}
 		}
+	}
+	if a := api.send(t, "GET", "https://"+site.server.name+admin.Prefix+"/status"); a.Status != http.StatusOK {
+		t.Errorf("over TLS: %v", a)
+	}
+	asked, err := http.NewRequestWithContext(t.Context(), http.MethodOptions, site.server.URL+admin.Prefix+"/status", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	res, err := transport.RoundTrip(asked) // as a browser asks, without a token
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _ = res.Body.Close(); res.StatusCode != http.StatusOK || res.Header.Get("Access-Control-Allow-Origin") != "*" {
+		t.Errorf("OPTIONS: %d %v", res.StatusCode, res.Header)
 	}
 }
 

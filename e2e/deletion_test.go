@@ -60,10 +60,9 @@ func kept(t testing.TB, db *sql.DB, c *Client) int {
 func TestDeletedDeviceLeavesNothing(t *testing.T) {
 	const newPassword = "another password"
 	type deletion struct {
-		name string
-		// survives says that the call leaves the device alone that makes it.
-		survives, all, final bool
-		call                 func(t *testing.T, admin, gone, other *Client)
+		name       string
+		all, final bool // all of the user's devices are deleted, and the account too
+		call       func(t *testing.T, admin, gone, other *Client)
 	}
 	client := func(c *Client, path ...any) string { return c.BuildClientURL(append([]any{"v3"}, path...)...) }
 	deletions := []deletion{
@@ -288,6 +287,7 @@ func fill(t *testing.T, db *sql.DB, c *Client, n int) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer statement.Close() //nolint:errcheck
 	for i := range n {
 		// Behind what the device has acknowledged, and before what the server will allot.
 		position := last + int64(i) + 1

@@ -164,6 +164,7 @@ func TestMetricsOfFederation(t *testing.T) {
 			`messages_accepted_total{source="federation"}`: 2,
 			`edus_received_total{outcome="applied"}`:       2,
 			`edus_received_total{outcome="spoofed"}`:       1,
+			`inbound_transactions_total{result="stored"}`:  3,
 			`messages_stored_total`:                        1,
 			`messages_repeated_total`:                      1,
 		})

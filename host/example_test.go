@@ -53,6 +53,7 @@ func Example() {
 	if err != nil { // in the place of monolith.AddAllPublicRoutes
 		logrus.WithError(err).Fatal("the routes can't be added")
 	}
-	<-natsRestarted // or a signal: then, before processCtx.ShutdownDendrite():
+	err = <-natsRestarted // or a signal: then, before processCtx.ShutdownDendrite():
 	toDevice.Stop()
+	logrus.WithError(err).Fatal("to be started again")
 }

@@ -123,6 +123,15 @@ func (f *foreignFixture) waiting(userID string) []types.Message {
 	return messages
 }
 
+func (f *foreignFixture) rows() (rows int) {
+	f.Helper()
+	f.must(f.queue.Transact(f.Context(), func(ctx context.Context, tx *sql.Tx) (err error) {
+		rows, err = f.queue.Hold(ctx, tx)
+		return err
+	}))
+	return rows
+}
+
 func (f *foreignFixture) given() (given types.Position) {
 	f.Helper()
 	f.must(f.queue.Transact(f.Context(), func(ctx context.Context, tx *sql.Tx) (err error) {
@@ -175,12 +184,7 @@ func TestMessagesComeFromTheHostAndGoBack(t *testing.T) {
 		if len(messages) != len(want) {
 			f.Errorf("%d messages were imported, want %d", len(messages), len(want))
 		}
-		var rows int
-		f.must(f.queue.Transact(f.Context(), func(ctx context.Context, tx *sql.Tx) (err error) {
-			rows, err = f.queue.Hold(ctx, tx)
-			return err
-		}))
-		if rows != len(left) {
+		if rows := f.rows(); rows != len(left) {
 			f.Errorf("%d rows are left, want the %d that can't be read", rows, len(left))
 		}
 
@@ -206,6 +210,41 @@ func TestMessagesComeFromTheHostAndGoBack(t *testing.T) {
 func sameJSON(a []byte, b string) bool {
 	unescape := strings.NewReplacer(`\u003c`, "<", `\u003e`, ">", `\u0026`, "&", `\u2028`, "\u2028")
 	return unescape.Replace(string(a)) == unescape.Replace(b)
+}
+
+// What is there already is passed over, and what another device's message stands in the way of is returned.
+func TestInsertIntoTheHostsQueue(t *testing.T) {
+	onBothDatabases(t, func(f *foreignFixture) {
+		var messages []storage.Queued
+		for i := range types.Position(6) {
+			messages = append(messages, storage.Queued{
+				Device:  types.Device{UserID: "@bob:test", DeviceID: []string{"PHONE", "LAPTOP"}[i%2]},
+				Message: types.Message{Position: i + 10, Sender: "@alice:test", Type: "m.test", Content: []byte(`{}`)},
+			})
+		}
+		insert := func(messages []storage.Queued, want ...types.Position) {
+			f.Helper()
+			f.must(f.queue.Transact(f.Context(), func(ctx context.Context, tx *sql.Tx) error {
+				taken, err := f.queue.Insert(ctx, tx, messages)
+				var got []types.Position
+				for i := range taken {
+					got = append(got, taken[i].Position)
+				}
+				if !slices.Equal(got, want) {
+					f.Errorf("taken are %v, want %v", got, want)
+				}
+				return err
+			}))
+		}
+		insert(messages[:4])
+		insert(messages[2:])
+		messages[1].DeviceID, messages[4].UserID = "PHONE", "@carol:test"
+		insert(messages, 11, 14)
+		insert(nil)
+		if rows := f.rows(); rows != 6 {
+			f.Errorf("there are %d rows, want 6", rows)
+		}
+	})
 }
 
 // A page ends at its limits, however large a row is.
@@ -258,6 +297,9 @@ func TestHostsSequence(t *testing.T) {
 		if again := f.raise(now - 5); again != last {
 			f.Errorf("raised to %d and then to %d", last, again)
 		}
+		if again := f.raise(now - 3*ownStep); again != last {
+			f.Errorf("raised to %d and then back to %d", last, again)
+		}
 		if again := f.raise(last); again != last {
 			f.Errorf("raised to %d where it was %d already", again, last)
 		}
@@ -295,6 +337,9 @@ func TestHandoverOnRealTables(t *testing.T) {
 			f.must(err)
 			f.must(h.Start(f.Context()))
 			h.Stop()
+			if rows := f.rows(); rows > 0 {
+				f.Errorf("%d rows are left in the host's table", rows)
+			}
 			return atLeast
 		}
 		first := f.sent("@bob:test", `{"n":1}`)

@@ -2,12 +2,12 @@ package trace
 
 import "github.com/sirupsen/logrus"
 
-// fields are what a record has in the log. There message_id is that of an EDU, so org.matrix.msgid is msgid.
+// fields are what a record has in the log, under the names of the admin API.
 func (r *Record) fields() logrus.Fields {
 	fields := logrus.Fields{"step": string(r.Step)}
 	for name, text := range map[string]string{
 		"reason": string(r.Reason), "user_id": r.Recipient.UserID, "device_id": r.Recipient.DeviceID,
-		"sender": r.Sender, "event_type": r.Type, "msgid": r.MessageID, "edu_id": r.EDUID,
+		"sender": r.Sender, "type": r.Type, "message_id": r.MessageID, "edu_id": r.EDUID,
 		"transaction_id": r.TransactionID, "origin": r.Origin, "destination": r.Destination,
 	} {
 		if text != "" {

@@ -21,7 +21,8 @@ const (
 	Stored Step = "stored"
 	// HandedOver: it was put into a /sync response, perhaps not for the first time.
 	HandedOver Step = "handed_over"
-	// Acknowledged: the recipient has everything up to and including Position; Count messages were deleted.
+	// Acknowledged: the recipient has everything up to and including Position; Count messages were deleted. A message that
+	// was not handed over before is one of a sender whom the recipient ignores.
 	Acknowledged Step = "acknowledged"
 	// Sent: the destination has accepted the EDU.
 	Sent Step = "sent"
@@ -81,7 +82,8 @@ type Record struct {
 	Count int
 }
 
-// Recorder takes records. It must not block, and is safe for concurrent use. The time of a record is set by it.
+// Recorder takes records. It must not block, and is safe for concurrent use. The time of a record is set by it. It
+// does not keep or change the slice.
 type Recorder interface {
 	Record(records ...Record)
 }

@@ -232,8 +232,8 @@ func TestDebugLogHasEachRecord(t *testing.T) {
 		ring.Record(full(), long)
 		want := []logrus.Fields{
 			{
-				"step": "dropped", "reason": "spoofed", "user_id": "@bob:here", "device_id": "PHONE", "sender": alice, "event_type": "m.type",
-				"msgid": "msgid", "edu_id": "edu", "transaction_id": "txn", "origin": "there", "destination": "elsewhere",
+				"step": "dropped", "reason": "spoofed", "user_id": "@bob:here", "device_id": "PHONE", "sender": alice, "type": "m.type",
+				"message_id": "msgid", "edu_id": "edu", "transaction_id": "txn", "origin": "there", "destination": "elsewhere",
 				"position": int64(math.MaxInt64), "count": math.MaxInt,
 			},
 			{"step": "stored", "sender": strings.Repeat("s", 255)},

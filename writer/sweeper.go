@@ -102,7 +102,7 @@ func (s *Sweeper) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-bound.C:
-			if err := s.boundGrown(ctx); err != nil && ctx.Err() == nil {
+			if err := s.BoundGrown(ctx); err != nil && ctx.Err() == nil {
 				s.log.WithError(err).Warn("to_device: holding queues to their bounds failed, trying again")
 			}
 		case <-sweep.C:
@@ -158,7 +158,8 @@ func (s *Sweeper) sweepUser(ctx context.Context, userID string) error {
 	return nil
 }
 
-func (s *Sweeper) boundGrown(ctx context.Context) error {
+// BoundGrown holds the queues that Grown told of to their bounds, once. Those for which it fails it looks at again the next time.
+func (s *Sweeper) BoundGrown(ctx context.Context) error {
 	s.mu.Lock()
 	grown := s.grown
 	s.grown = make(map[types.Device]struct{})

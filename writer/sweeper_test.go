@@ -1,12 +1,15 @@
 package writer_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/matrix-org/dendrite/todevicemodule/internal/faulty"
 	"github.com/matrix-org/dendrite/todevicemodule/internal/testdb"
 	"github.com/matrix-org/dendrite/todevicemodule/storage"
 	"github.com/matrix-org/dendrite/todevicemodule/trace"
@@ -108,6 +111,51 @@ func TestFullQueueDropsTheOldest(t *testing.T) {
 			if err := h.Stop(h.ctx); err != nil {
 				t.Fatal(err)
 			}
+		}
+	})
+}
+
+// excessFaults fails the first looks at a queue after those of a sweep.
+type excessFaults struct {
+	storage.Store
+	failures atomic.Int64
+}
+
+func (e *excessFaults) Excess(ctx context.Context, device types.Device, messages int, bytes int64) (types.Position, error) {
+	if e.failures.Add(-1) >= 0 {
+		return 0, faulty.ErrLost
+	}
+	return e.Store.Excess(ctx, device, messages, bytes)
+}
+
+func TestQueueThatGrewIsLookedAtAgainAfterAFailure(t *testing.T) {
+	testdb.Each(t, func(t *testing.T, open testdb.Open) {
+		h := keepHouse(t, open, "A")
+		faults := &excessFaults{Store: h.store}
+		h.Store = faults
+		h.fill(t, "A", 0, 1)
+		sweeper := writer.NewSweeper(h.Cleaner, writer.Bounds{Messages: 3}, quiet())
+		if err := sweeper.Sweep(h.ctx); err != nil {
+			t.Fatal(err)
+		}
+		h.fill(t, "A", 1, 9)
+		faults.failures.Store(3)
+		for range 4 {
+			_ = sweeper.BoundGrown(h.ctx)
+			sweeper.Grown(nil)
+		}
+		if got := h.names(t, "A"); len(got) != 10 {
+			t.Errorf("a queue that nobody told of was looked at: %v are left", got)
+		}
+		faults.failures.Store(2)
+		sweeper.Grown([]writer.Wakeup{{UserID: bob.UserID, DeviceIDs: []string{"A"}}})
+		for i := range 3 {
+			if err := sweeper.BoundGrown(h.ctx); (err != nil) != (i < 2) {
+				t.Errorf("look %d: %v", i, err)
+			}
+		}
+		if got := h.names(t, "A"); !slices.Equal(got, []string{"7", "8", "9"}) {
+			t.Errorf("left are %v", got)
 		}
 	})
 }

@@ -59,9 +59,11 @@ func (t terminal) status(s *admin.Status) {
 	fmt.Fprintln(t.out)
 	var rows [][]string
 	for _, name := range slices.Sorted(maps.Keys(s.Counters)) {
-		rows = append(rows, []string{printable(name), fmt.Sprintf("%.0f", s.Counters[name])})
+		if s.Counters[name] != 0 {
+			rows = append(rows, []string{printable(name), fmt.Sprintf("%.0f", s.Counters[name])})
+		}
 	}
-	t.table([]string{"COUNTER", "VALUE"}, rows)
+	t.table([]string{"COUNTER, UNLESS IT IS 0", "VALUE"}, rows)
 }
 
 func queuesCommand(t terminal) *cli.Command {
