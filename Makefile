@@ -48,6 +48,10 @@ bench: ## Run the benchmarks of the stores, the writer and the trace
 bench-federation: ## Measure two servers with the module beside two unmodified ones, in one run
 	cd e2e && go test -run '^$$' -bench Federation -benchtime 1x -timeout 30m .
 
+.PHONY: million
+million: ## Take over and give back a million waiting messages, on each database: time and memory
+	cd e2e && TODEVICE_E2E_ROWS=1000000 go test -v -count=1 -timeout 60m -run TestMemoryOfMoves .
+
 .PHONY: lint
 lint: ## Run go vet and golangci-lint
 	go vet ./... && go run $(GOLANGCI_LINT) run ./...

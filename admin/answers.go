@@ -175,17 +175,19 @@ type Trace struct {
 
 // Record is one step of a message; see trace.Record.
 type Record struct {
-	TS          int64  `json:"ts"`
-	Step        string `json:"step"`
-	Reason      string `json:"reason,omitempty"`
-	UserID      string `json:"user_id,omitempty"`
-	DeviceID    string `json:"device_id,omitempty"`
-	Sender      string `json:"sender,omitempty"`
-	Type        string `json:"type,omitempty"`
-	MessageID   string `json:"message_id,omitempty"`
-	EDUID       string `json:"edu_id,omitempty"`
-	Origin      string `json:"origin,omitempty"`
-	Destination string `json:"destination,omitempty"`
-	Position    int64  `json:"position,omitempty"`
-	Count       int    `json:"count"`
+	TS        int64  `json:"ts"`
+	Step      string `json:"step"`
+	Reason    string `json:"reason,omitempty"`
+	UserID    string `json:"user_id,omitempty"`
+	DeviceID  string `json:"device_id,omitempty"`
+	Sender    string `json:"sender,omitempty"`
+	Type      string `json:"type,omitempty"`
+	MessageID string `json:"message_id,omitempty"`
+	// TransactionID is that of the client's request.
+	TransactionID string `json:"transaction_id,omitempty"`
+	EDUID         string `json:"edu_id,omitempty"`
+	Origin        string `json:"origin,omitempty"`
+	Destination   string `json:"destination,omitempty"`
+	Position      int64  `json:"position,omitempty"`
+	Count         int    `json:"count"`
 }

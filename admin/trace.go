@@ -54,7 +54,7 @@ func record(r *trace.Record) Record {
 	return Record{
 		TS: r.At.UnixMilli(), Step: string(r.Step), Reason: string(r.Reason),
 		UserID: r.Recipient.UserID, DeviceID: r.Recipient.DeviceID, Sender: r.Sender, Type: r.Type,
-		MessageID: r.MessageID, EDUID: r.EDUID, Origin: r.Origin, Destination: r.Destination,
+		MessageID: r.MessageID, TransactionID: r.TransactionID, EDUID: r.EDUID, Origin: r.Origin, Destination: r.Destination,
 		Position: int64(r.Position), Count: max(1, r.Count),
 	}
 }

@@ -57,10 +57,10 @@ func newForeignFixture(t *testing.T, connection, own string) *foreignFixture {
 	t.Helper()
 	cfg := &config.Dendrite{}
 	for _, options := range []*config.DatabaseOptions{&cfg.SyncAPI.Database, &cfg.FederationAPI.Database} {
-		*options = config.DatabaseOptions{ConnectionString: config.DataSource(connection), MaxOpenConnections: 10, MaxIdleConnections: 5}
+		*options = config.DatabaseOptions{ConnectionString: config.DataSource(connection), MaxOpenConnections: 2, MaxIdleConnections: 2}
 	}
 	f := &foreignFixture{
-		T: t, section: todevicemodule.DatabaseConfig{ConnectionString: own, MaxOpenConns: 10, MaxIdleConns: 5},
+		T: t, section: todevicemodule.DatabaseConfig{ConnectionString: own, MaxOpenConns: 2, MaxIdleConns: 2},
 		d: &Dendrite{config: cfg, cm: sqlutil.NewConnectionManager(nil, config.DatabaseOptions{}), log: quietLog()},
 	}
 	t.Cleanup(func() { f.d.closeDatabases(cfg.SyncAPI.Database, f.d.databaseOptions(f.section)) })
