@@ -2,6 +2,7 @@ package admin_test
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"net/http"
@@ -80,6 +81,9 @@ func TestBadInput(t *testing.T) {
 	f.add(message{device("bob", "A"), at(9), ""}, message{device("bob", "B"), at(8), ""})
 	bySize := want[admin.Queues](f, "GET", "/queues?limit=1").Next
 	bob, long := "/queues/@bob:"+here, strings.Repeat("x", 20_000)
+	encode := func(cursor string) string { return base64.RawURLEncoding.EncodeToString([]byte(cursor)) }
+	decoded, err := base64.RawURLEncoding.DecodeString(bySize)
+	f.must(err)
 	for _, test := range []struct {
 		method, path string
 		status       int
@@ -98,6 +102,7 @@ func TestBadInput(t *testing.T) {
 		{"GET", "/queues?after=" + long, 400, "M_INVALID_PARAM"},
 		{"GET", "/queues?after=bnVsbA&order=age", 200, ""}, // null, as good as none
 		{"GET", "/queues?order=age&after=" + bySize, 400, "M_INVALID_PARAM"},
+		{"GET", "/queues?after=" + encode(strings.ReplaceAll(string(decoded), "@bob", `@b\u0000b`)), 400, "M_INVALID_PARAM"},
 		{"GET", "/queues/bob/A", 400, "M_INVALID_PARAM"},
 		{"GET", "/queues/@bob/A", 400, "M_INVALID_PARAM"},
 		{"GET", "/queues/@b%FFb:" + here + "/A", 400, "M_INVALID_PARAM"},
@@ -105,14 +110,18 @@ func TestBadInput(t *testing.T) {
 		{"GET", bob + "/" + long, 400, "M_INVALID_PARAM"},
 		{"GET", bob + "/A?after=LTE", 400, "M_INVALID_PARAM"}, // -1
 		{"GET", bob + "/A?after=InhiIg", 400, "M_INVALID_PARAM"},
+		{"GET", bob + "/A?after=" + encode(strings.Repeat(" ", 20_000)+"5"), 400, "M_INVALID_PARAM"},
 		{"GET", bob + "/A?order=size", 400, unrecognised},
 		{"DELETE", bob + "?limit=1", 400, unrecognised},
 		{"DELETE", bob + "/A?device=B", 400, unrecognised},
 		{"DELETE", "/queues/bob", 400, "M_INVALID_PARAM"},
+		{"DELETE", "/queues/@b%FFb:" + here, 400, "M_INVALID_PARAM"},
 		{"DELETE", "/queues/bob/A", 400, "M_INVALID_PARAM"},
 		{"GET", "/outbox?order=age", 400, unrecognised},
 		{"GET", "/outbox?after=NDI", 400, "M_INVALID_PARAM"}, // 42
+		{"GET", "/outbox?after=" + encode(`"a\u0000"`), 400, "M_INVALID_PARAM"},
 		{"GET", "/outbox/" + long, 400, "M_INVALID_PARAM"},
+		{"GET", "/outbox/" + long[:256], 400, "M_INVALID_PARAM"},
 		{"GET", "/outbox/%00", 400, "M_INVALID_PARAM"},
 		{"GET", "/outbox/%FF/refused", 400, "M_INVALID_PARAM"},
 		{"GET", "/outbox/" + there + "?x=1", 400, unrecognised},
@@ -125,6 +134,7 @@ func TestBadInput(t *testing.T) {
 		{"GET", "/trace", 400, "M_MISSING_PARAM"},
 		{"GET", "/trace?limit=5", 400, "M_MISSING_PARAM"},
 		{"GET", "/trace?device_id=A", 400, "M_MISSING_PARAM"},
+		{"GET", "/trace?device_id=A&message_id=x", 400, "M_MISSING_PARAM"},
 		{"GET", "/trace?message_id=", 400, "M_INVALID_PARAM"},
 		{"GET", "/trace?sender=%FF", 400, "M_INVALID_PARAM"},
 		{"GET", "/trace?sender=" + long, 400, "M_INVALID_PARAM"},
@@ -219,5 +229,28 @@ func TestRoutesHaveNamesOfTheirOwn(t *testing.T) {
 			t.Errorf("%+v", route)
 		}
 		seen[route.Name], seen[route.Method+route.Path] = true, true
+	}
+}
+
+// The host is not asked for the devices of another server's user: it may know a local one of that name.
+func TestDevicesOfAnotherServersUser(t *testing.T) {
+	f := onSQLite(t)
+	f.devices["@bob:"+there] = []string{"A"}
+	f.refused("GET", "/queues/@bob:"+there+"/A", 404, "M_NOT_FOUND")
+	f.refused("DELETE", "/queues/@bob:"+there, 404, "M_NOT_FOUND")
+}
+
+// A position may be ahead of the clock; an age is never below zero.
+func TestAgeOfAPositionAheadOfTheClock(t *testing.T) {
+	f := onSQLite(t)
+	f.must(f.store.Commit(t.Context(), storage.Batch{
+		Writer: "writer", Previous: f.last, Last: at(-60),
+		Deliveries: []storage.Delivery{{
+			Position: at(-60), Sender: "@alice:" + here, Type: "m.test", Copies: []storage.Copy{{Device: device("bob", "A"), Content: []byte(`{}`)}},
+		}},
+	}))
+	got := want[admin.Queues](f, "GET", "/queues").Queues
+	if len(got) != 1 || got[0].AgeSeconds == nil || *got[0].AgeSeconds != 0 {
+		t.Errorf("the queues are %+v", got)
 	}
 }

@@ -5,8 +5,10 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -108,6 +110,7 @@ func TestPrepare(t *testing.T) {
 		"the host ran":                 {store: storage.State{Last: 5}, held: 4, given: 7, want: 7, logs: []string{"the host ran without", "messages=4"}},
 		"the host ran, nothing waited": {store: storage.State{Last: 5}, given: 7, want: 7, not: []string{"the host ran"}},
 		"the host did not run":         {store: storage.State{Last: 5}, held: 4, want: 0, not: []string{"the host ran"}},
+		"the host is level":            {store: storage.State{Last: 7}, held: 4, given: 7, want: 7, not: []string{"the host ran"}},
 		"the host ran before":          {store: storage.State{Last: 8}, held: 4, given: 7, want: 7, not: []string{"the host ran"}},
 	}
 	for name, test := range tests {
@@ -244,4 +247,100 @@ func receive[T any](t *testing.T, from <-chan T) (got T) {
 		t.Fatal("nothing happened")
 	}
 	return got
+}
+
+// faultyStore and faultyQueue fail at one step.
+type faultyStore struct {
+	fakeStore
+	stateErr, heldErr, importErr error
+}
+
+func (s *faultyStore) State(context.Context) (storage.State, error) { return s.state, s.stateErr }
+func (s *faultyStore) Held(context.Context) (int, error)            { return s.held, s.heldErr }
+
+func (s *faultyStore) Import(context.Context, storage.ForeignQueue, storage.Progress) (storage.Imported, error) {
+	return s.imported, s.importErr
+}
+
+type faultyQueue struct {
+	*fakeQueue
+	prepareErr error
+	raising    func(ctx context.Context)
+}
+
+func (q *faultyQueue) Prepare(context.Context) error { return q.prepareErr }
+
+func (q *faultyQueue) Raise(ctx context.Context, tx *sql.Tx, atLeast types.Position) (types.Position, error) {
+	if q.raising != nil {
+		q.raising(ctx)
+	}
+	return q.fakeQueue.Raise(ctx, tx, atLeast)
+}
+
+// A step that fails ends the start: nothing is claimed on the word of a database that is away.
+func TestPrepareFailsAtEachStep(t *testing.T) {
+	for name, fail := range map[string]func(*faultyStore, *faultyQueue){
+		"the queue":  func(_ *faultyStore, q *faultyQueue) { q.prepareErr = errAway },
+		"the state":  func(s *faultyStore, _ *faultyQueue) { s.stateErr = errAway },
+		"what waits": func(s *faultyStore, _ *faultyQueue) { s.heldErr = errAway },
+		"the import": func(s *faultyStore, _ *faultyQueue) { s.importErr = errAway },
+	} {
+		t.Run(name, func(t *testing.T) {
+			store, queue := &faultyStore{}, &faultyQueue{fakeQueue: newQueue()}
+			store.state.Last, queue.given = 5, 7
+			fail(store, queue)
+			log, _ := newLog()
+			if _, err := handover.New(handover.Options{Store: store, Queue: queue, Log: log}).Prepare(t.Context()); !errors.Is(err, errAway) {
+				t.Errorf("the error is %v", err)
+			}
+		})
+	}
+}
+
+// The goroutine outlives the context of the start and not Stop, and each of its calls is bounded.
+func TestStopEndsTheGoroutine(t *testing.T) {
+	queue, ticks := &faultyQueue{fakeQueue: newQueue()}, make(chan time.Time)
+	log, _ := newLog()
+	h := handover.New(handover.Options{
+		Store: &fakeStore{}, Queue: queue, Log: log,
+		Last: func() types.Position { return 0 },
+		Tick: func(time.Duration) <-chan time.Time { return ticks },
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	if err := h.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	receive(t, queue.raised)
+	cancel()
+	tick := func() {
+		t.Helper()
+		select {
+		case ticks <- time.Time{}:
+		case <-time.After(patience):
+			t.Fatal("it ended with the context of the start")
+		}
+	}
+	for range 30 { // of two that are ready a select takes any
+		tick()
+		receive(t, queue.raised)
+	}
+	raising := make(chan struct{})
+	var ended atomic.Bool
+	queue.raising = func(ctx context.Context) {
+		if _, bounded := ctx.Deadline(); !bounded {
+			t.Error("there is no limit to the time of a call")
+		}
+		close(raising)
+		<-ctx.Done()
+		for range 1000 {
+			runtime.Gosched()
+		}
+		ended.Store(true)
+	}
+	tick()
+	receive(t, raising)
+	h.Stop()
+	if !ended.Load() {
+		t.Error("Stop returned while a call was under way")
+	}
 }

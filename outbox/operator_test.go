@@ -210,6 +210,9 @@ func TestDiscardDuringARetry(t *testing.T) {
 		if refused, setAside := f.kept(); !discarded || refused+setAside != 0 {
 			t.Errorf("%d are to be sent again, %d are set aside", refused, setAside)
 		}
+		if f.outcomes[outbox.Refused] != 1 || f.outcomes[outbox.SetAside] != 0 {
+			t.Errorf("observed: %v, want the refusal before", f.outcomes)
+		}
 		f.wantForgotten()
 	})
 }

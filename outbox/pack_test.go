@@ -155,3 +155,29 @@ func TestServerOf(t *testing.T) {
 		}
 	}
 }
+
+// A device ID may sort before "*": one for all devices stands alone all the same.
+func TestPackSendsForAllDevicesAlone(t *testing.T) {
+	message := outbox.Message{Origin: here, Sender: "@alice:" + here, Type: "org.example"}
+	for _, deviceID := range []string{"!", devices.AllDevices, "A"} {
+		message.Targets = append(message.Targets, devices.Target{
+			Device: types.Device{UserID: "@bob:" + there, DeviceID: deviceID}, Content: []byte(`{}`),
+		})
+	}
+	var told []string
+	message.Packed = func(target devices.Target, edu *storage.EDU) {
+		told = append(told, target.DeviceID+" "+edu.Destination+" "+edu.MessageID)
+	}
+	packed, err := outbox.Pack(message)
+	if err != nil || len(packed) != 3 {
+		t.Fatalf("%d EDUs, %v", len(packed), err)
+	}
+	for i, deviceID := range []string{"!", devices.AllDevices, "A"} {
+		if !strings.Contains(string(packed[i].Content), `{"`+deviceID+`":{}}`) {
+			t.Errorf("EDU %d is %s", i, packed[i].Content)
+		}
+		if want := deviceID + " " + there + " " + packed[i].MessageID; i >= len(told) || told[i] != want {
+			t.Errorf("told of %q, want %q at %d", told, want, i)
+		}
+	}
+}

@@ -378,8 +378,8 @@ func TestSendComesWhileAsking(t *testing.T) {
 			f.waitFor("the EDU was sent", func() bool { return len(f.remote.got()) == 1 })
 			f.wantRings(there, 0)
 			f.wantForgotten()
-			f.add(edu(there, "n"))
 			f.host.change(func() { f.host.givenUp[there] = false })
+			f.add(edu(there, "n"))
 			f.wantRings(there, 1)
 		})
 	}

@@ -26,7 +26,8 @@ type CleanerOptions struct {
 	// Virtual reports whether a device sends although the Source does not list it: its transaction records are left to
 	// expire. Nil means that none does.
 	Virtual func(deviceID string) bool
-	// Timeout bounds the clean-up after a deletion, which goes on when whoever asked for it goes away.
+	// Timeout bounds the wait for other changes of the user's devices, the clean-up before a creation, and that after a
+	// deletion, which goes on when whoever asked for it goes away.
 	Timeout time.Duration
 	// Trace is told of what is deleted; nil means that nobody is.
 	Trace trace.Recorder
@@ -59,13 +60,15 @@ func NewCleaner(options CleanerOptions) *Cleaner {
 // before: where that can't be done, create is not called and the error returned. An empty device ID is one that the
 // host is to choose, of which nothing can be left. A device that exists keeps what it has.
 func (c *Cleaner) CreateDevice(ctx context.Context, userID, deviceID string, create func() error) error {
-	unlock, err := c.lock(ctx, userID)
+	waiting, cancel := context.WithTimeout(ctx, c.Timeout)
+	defer cancel()
+	unlock, err := c.lock(waiting, userID)
 	if err != nil {
 		return err
 	}
 	defer unlock()
 	if deviceID != "" {
-		if err = c.clean(ctx, userID); err != nil {
+		if err = c.clean(waiting, userID); err != nil {
 			return err
 		}
 	}
@@ -77,7 +80,9 @@ func (c *Cleaner) CreateDevice(ctx context.Context, userID, deviceID string, cre
 // the clean-up the devices are deleted all the same; what is left goes before a device of the same ID is
 // created, or with the next Sweep.
 func (c *Cleaner) DeleteDevices(ctx context.Context, userID string, remove func() error) error {
-	unlock, err := c.lock(ctx, userID)
+	waiting, cancelWait := context.WithTimeout(ctx, c.Timeout)
+	defer cancelWait()
+	unlock, err := c.lock(waiting, userID)
 	if err != nil {
 		return err
 	}

@@ -227,6 +227,41 @@ func TestCreatedDeviceFindsNothing(t *testing.T) {
 	})
 }
 
+// stuckStore is a database that never answers.
+type stuckStore struct{ storage.Store }
+
+func (stuckStore) Devices(ctx context.Context, _ string) ([]string, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+// Whoever signs in or out gets an answer while the database is away, or the user's devices are being changed.
+func TestChangesOfDevicesDoNotWaitForEver(t *testing.T) {
+	testdb.Each(t, func(t *testing.T, open testdb.Open) {
+		h := keepHouse(t, open)
+		h.Store, h.Timeout = stuckStore{h.Store}, time.Millisecond
+		caller, cancel := context.WithTimeout(h.ctx, time.Minute)
+		defer cancel()
+		unwanted := func() error {
+			t.Error("the host was asked to change the devices")
+			return nil
+		}
+		if err := h.CreateDevice(caller, bob.UserID, "A", unwanted); err == nil || caller.Err() != nil {
+			t.Errorf("while the database is away the error is %v, that of the caller %v", err, caller.Err())
+		}
+		_ = h.DeleteDevices(caller, bob.UserID, func() error {
+			for _, change := range []error{
+				h.CreateDevice(caller, bob.UserID, "", unwanted), h.DeleteDevices(caller, bob.UserID, unwanted),
+			} {
+				if !errors.Is(change, writer.ErrUnavailable) || caller.Err() != nil {
+					t.Errorf("during a change the error is %v, that of the caller %v", change, caller.Err())
+				}
+			}
+			return nil
+		})
+	})
+}
+
 // purgeFaults fails every purge.
 type purgeFaults struct{ storage.Store }
 
