@@ -5,6 +5,7 @@ package admin
 import (
 	"context"
 	"net/http"
+	"net/url"
 	"time"
 
 	"github.com/matrix-org/util"
@@ -93,7 +94,8 @@ type Route struct {
 func (r Route) Handle(req *http.Request, admin string, variables map[string]string) util.JSONResponse {
 	ctx, cancel := context.WithTimeout(req.Context(), callTimeout)
 	defer cancel()
-	return r.handle(&call{Context: ctx, admin: admin, query: req.URL.Query(), variables: variables})
+	query, err := url.ParseQuery(req.URL.RawQuery)
+	return r.handle(&call{Context: ctx, admin: admin, query: query, malformed: err != nil, variables: variables})
 }
 
 // Routes returns every call.

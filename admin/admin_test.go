@@ -89,6 +89,8 @@ func TestBadInput(t *testing.T) {
 		status       int
 		errcode      string
 	}{
+		{"GET", "/status?a;b", 400, "M_INVALID_PARAM"},
+		{"GET", "/status?%zz", 400, "M_INVALID_PARAM"},
 		{"GET", "/status?x=1", 400, unrecognised},
 		{"GET", "/queues?Limit=1", 400, unrecognised},
 		{"GET", "/queues?" + long + "=1", 400, unrecognised},

@@ -35,11 +35,15 @@ type call struct {
 	context.Context
 	admin     string
 	query     url.Values
+	malformed bool // the query, as far as it is not in query
 	variables map[string]string
 }
 
 // only refuses parameters that the call does not have: a misspelt one would show something else than was asked for.
 func (c *call) only(names ...string) error {
+	if c.malformed {
+		return invalidParam("The part of the URL after the ? is not correctly percent-encoded, or has a semicolon.")
+	}
 	for name, values := range c.query {
 		switch {
 		case name == hostParameter:

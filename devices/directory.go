@@ -48,6 +48,9 @@ type Source interface {
 // ErrNotReady is returned by a Source while its host starts.
 var ErrNotReady = errors.New("the host can't say yet which devices exist")
 
+// ErrNotLocal is returned by a Source for what is no user ID of its host's own.
+var ErrNotLocal = errors.New("no user of this server")
+
 // Target is the content for one device of a local user, or with the ID AllDevices for each
 // device that is not named beside it.
 type Target struct {

@@ -70,6 +70,10 @@ func (h *Handover) Prepare(ctx context.Context) (types.Position, error) {
 	if err != nil {
 		return 0, err
 	}
+	if given > storage.LargestForeign {
+		return 0, fmt.Errorf("the host's sequence of send-to-device messages stands at %d, where it can't have come by itself: "+
+			"set it back to what the host's messages and the clients' since tokens have", given)
+	}
 	if state.Last > 0 && given > state.Last {
 		if err = h.warn(ctx); err != nil {
 			return 0, err

@@ -110,6 +110,7 @@ func TestPrepare(t *testing.T) {
 		"the host ran":                 {store: storage.State{Last: 5}, held: 4, given: 7, want: 7, logs: []string{"the host ran without", "messages=4"}},
 		"the host ran, nothing waited": {store: storage.State{Last: 5}, given: 7, want: 7, not: []string{"the host ran"}},
 		"the host did not run":         {store: storage.State{Last: 5}, held: 4, want: 0, not: []string{"the host ran"}},
+		"the host is beyond all time":  {given: storage.LargestForeign, want: storage.LargestForeign},
 		"the host is level":            {store: storage.State{Last: 7}, held: 4, given: 7, want: 7, not: []string{"the host ran"}},
 		"the host ran before":          {store: storage.State{Last: 8}, held: 4, given: 7, want: 7, not: []string{"the host ran"}},
 	}
@@ -145,6 +146,11 @@ func TestPrepare(t *testing.T) {
 func TestPrepareFails(t *testing.T) {
 	log, _ := newLog()
 	queue := newQueue()
+	queue.given = storage.LargestForeign + 1
+	if _, err := handover.New(handover.Options{Store: &fakeStore{}, Queue: queue, Log: log}).Prepare(t.Context()); err == nil {
+		t.Error("the claim begins where there is no room for positions after it")
+	}
+	queue.given = 0
 	if _, err := handover.New(handover.Options{Store: &fakeStore{err: errAway}, Queue: queue, Log: log}).Prepare(t.Context()); !errors.Is(err, errAway) {
 		t.Errorf("the error is %v", err)
 	}

@@ -19,6 +19,9 @@ import (
 // ErrInUse is returned by Export while another process is connected to one of the databases.
 var ErrInUse = errors.New("another process uses the database")
 
+// ErrNoDatabase is returned by Export if the file of a SQLite database is not there.
+var ErrNoDatabase = errors.New("the database is not there; is the configuration the server's, and this the directory in which the server is started?")
+
 // ExportOptions say how to export.
 type ExportOptions struct {
 	// Force exports even though others are connected to a PostgreSQL database, but not while a server with the module
@@ -41,15 +44,17 @@ const reportExportEvery = 5 * time.Second
 // Export moves everything that waits in the module's tables into those of an unmodified Dendrite, for a server that is to run
 // without the module. What other servers refused stays where it is. The module need not be enabled in the section. It
 // returns storage.ErrLocked while a server with the module runs on the database, and ErrInUse while others
-// are connected to it; then nothing has changed. After any other error, or a crash, it can be called again.
+// are connected to it, and ErrNoDatabase where there is none; then nothing has changed. After any other error, or a crash, it can be called again.
 func Export(ctx context.Context, cfg *config.Dendrite, section todevicemodule.Config, options ExportOptions) (report ExportReport, err error) {
 	d := &Dendrite{config: cfg, log: options.Log, cm: sqlutil.NewConnectionManager(nil, cfg.Global.DatabaseOptions)}
 	if d.log == nil {
 		d.log = logrus.WithField("component", "to_device")
 	}
 	own := d.databaseOptions(section.Database)
-	if isMissingFile(own.ConnectionString) {
-		return ExportReport{Nothing: true}, nil
+	for _, database := range []config.DatabaseOptions{own, d.orGlobal(cfg.SyncAPI.Database), d.orGlobal(cfg.FederationAPI.Database)} {
+		if isMissingFile(database.ConnectionString) {
+			return report, fmt.Errorf("%w: %s", ErrNoDatabase, database.ConnectionString)
+		}
 	}
 	if !options.Force {
 		if err = d.refuseOthers(ctx, own, d.orGlobal(cfg.SyncAPI.Database), d.orGlobal(cfg.FederationAPI.Database)); err != nil {
@@ -124,9 +129,6 @@ func isMissingFile(connection config.DataSource) bool {
 // closeDatabases closes what the connection manager has opened of the databases, since it has no process to end with.
 func (d *Dendrite) closeDatabases(databases ...config.DatabaseOptions) {
 	for i := range databases {
-		if isMissingFile(databases[i].ConnectionString) {
-			continue // not opened
-		}
 		if db, _, err := d.cm.Connection(&databases[i]); err == nil && db != nil {
 			_ = db.Close()
 		}

@@ -97,7 +97,7 @@ func (q *postgresQueue) Given(ctx context.Context, tx *sql.Tx) (last types.Posit
 // Raise is part of storage.ForeignQueue.
 func (q *postgresQueue) Raise(ctx context.Context, tx *sql.Tx, atLeast types.Position) (last types.Position, err error) {
 	return last, tx.QueryRowContext(ctx, `
-		SELECT CASE WHEN is_called AND last_value >= $1::bigint THEN last_value
+		SELECT CASE WHEN is_called AND last_value >= least($1::bigint, $2::bigint) THEN last_value
 			ELSE setval('syncapi_send_to_device_id', $2::bigint) END
 		FROM syncapi_send_to_device_id`, max(int64(atLeast), 1), int64(raised(max(atLeast, 1)))).Scan(&last)
 }

@@ -108,7 +108,7 @@ func (q *sqliteQueue) Raise(ctx context.Context, tx *sql.Tx, atLeast types.Posit
 	switch missing := errors.Is(err, sql.ErrNoRows); {
 	case missing:
 		_, err = tx.ExecContext(ctx, `INSERT INTO sqlite_sequence (name, seq) VALUES ('syncapi_send_to_device', ?1)`, int64(raised(atLeast)))
-	case err != nil || last >= atLeast:
+	case err != nil || last >= atLeast || last >= raised(atLeast):
 		return last, err
 	default:
 		_, err = tx.ExecContext(ctx, `UPDATE sqlite_sequence SET seq = ?1 WHERE name = 'syncapi_send_to_device'`, int64(raised(atLeast)))

@@ -309,7 +309,10 @@ func TestHostsSequence(t *testing.T) {
 		if last = f.raise(1<<63 - 1); last < 1<<62 {
 			f.Errorf("raised to %d for the largest position", last)
 		}
-		f.sent("@bob:test", `{}`)
+		next := f.sent("@bob:test", `{}`)
+		if again := f.raise(1<<63 - 1); again < next {
+			f.Errorf("raised back to %d from %d", again, next)
+		}
 	})
 }
 

@@ -25,6 +25,7 @@ import (
 
 	"github.com/matrix-org/dendrite/todevicemodule"
 	"github.com/matrix-org/dendrite/todevicemodule/devices"
+	"github.com/matrix-org/dendrite/todevicemodule/internal/wire"
 	"github.com/matrix-org/dendrite/todevicemodule/types"
 	"github.com/matrix-org/dendrite/todevicemodule/writer"
 )
@@ -113,6 +114,9 @@ func (d *Dendrite) UserDevices(ctx context.Context, userID string) ([]string, er
 	api := d.userAPI.Load()
 	if api == nil {
 		return nil, devices.ErrNotReady
+	}
+	if server, valid := wire.ServerOf(userID); !valid || !d.IsLocalServer(server) {
+		return nil, devices.ErrNotLocal
 	}
 	var res userapi.QueryDevicesResponse
 	if err := (*api).QueryDevices(ctx, &userapi.QueryDevicesRequest{UserID: userID}, &res); err != nil {

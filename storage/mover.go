@@ -7,6 +7,10 @@ import (
 	"github.com/matrix-org/dendrite/todevicemodule/types"
 )
 
+// LargestForeign is the largest position of a host's own that is taken over, or given back. Positions come
+// there in some 73,000 years, unless somebody changes the host's sequence by hand.
+const LargestForeign types.Position = 1 << 61
+
 // Queued is a message in a device's queue.
 type Queued struct {
 	types.Device

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"sync"
@@ -39,7 +40,8 @@ type Cleaner struct {
 	CleanerOptions
 
 	mu       sync.Mutex
-	changing map[string]*turn // the users whose devices are being changed
+	changing map[string]*turn    // the users whose devices are being changed
+	unclean  map[string]struct{} // the users of whom deleted devices left something
 }
 
 // turn lets one change of a user's devices through at a time.
@@ -53,13 +55,16 @@ func NewCleaner(options CleanerOptions) *Cleaner {
 	if options.Virtual == nil {
 		options.Virtual = func(string) bool { return false }
 	}
-	return &Cleaner{CleanerOptions: options, changing: make(map[string]*turn)}
+	return &Cleaner{CleanerOptions: options, changing: make(map[string]*turn), unclean: make(map[string]struct{})}
 }
 
 // CreateDevice has the host create a device. Whatever is left of an earlier device of the same ID is gone
 // before: where that can't be done, create is not called and the error returned. An empty device ID is one that the
 // host is to choose, of which nothing can be left. A device that exists keeps what it has.
 func (c *Cleaner) CreateDevice(ctx context.Context, userID, deviceID string, create func() error) error {
+	if deviceID == "" {
+		return c.change(userID, create)
+	}
 	waiting, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
 	unlock, err := c.lock(waiting, userID)
@@ -67,10 +72,8 @@ func (c *Cleaner) CreateDevice(ctx context.Context, userID, deviceID string, cre
 		return err
 	}
 	defer unlock()
-	if deviceID != "" {
-		if err = c.clean(waiting, userID); err != nil {
-			return err
-		}
+	if err = c.clean(waiting, userID); err != nil {
+		return err
 	}
 	return c.change(userID, create)
 }
@@ -78,7 +81,7 @@ func (c *Cleaner) CreateDevice(ctx context.Context, userID, deviceID string, cre
 // DeleteDevices has the host delete devices of a user. When it returns nil the queues and the transaction records of
 // every device that does not exist are gone, and nothing that is on its way will reach them. After an error of
 // the clean-up the devices are deleted all the same; what is left goes before a device of the same ID is
-// created, or with the next Sweep.
+// created, or soon, by a Sweeper.
 func (c *Cleaner) DeleteDevices(ctx context.Context, userID string, remove func() error) error {
 	waiting, cancelWait := context.WithTimeout(ctx, c.Timeout)
 	defer cancelWait()
@@ -94,6 +97,7 @@ func (c *Cleaner) DeleteDevices(ctx context.Context, userID string, remove func(
 	if err = c.clean(ctx, userID); err != nil {
 		c.Log.WithError(err).WithField("user_id", userID).Error("to_device: deleting the queues of deleted devices failed, it will be tried again")
 		err = fmt.Errorf("deleting the queues of deleted devices: %w", err)
+		c.noteUnclean(userID)
 	}
 	return errors.Join(removal, err)
 }
@@ -106,6 +110,20 @@ func (c *Cleaner) Clean(ctx context.Context, userID string) error {
 	}
 	defer unlock()
 	return c.clean(ctx, userID)
+}
+
+func (c *Cleaner) noteUnclean(userID string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.unclean[userID] = struct{}{}
+}
+
+func (c *Cleaner) takeUnclean() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	users := slices.Collect(maps.Keys(c.unclean))
+	clear(c.unclean)
+	return users
 }
 
 func (c *Cleaner) change(userID string, change func() error) error {

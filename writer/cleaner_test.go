@@ -244,18 +244,22 @@ func TestChangesOfDevicesDoNotWaitForEver(t *testing.T) {
 		defer cancel()
 		unwanted := func() error {
 			t.Error("the host was asked to change the devices")
-			return nil
+			return errors.New("unwanted")
 		}
 		if err := h.CreateDevice(caller, bob.UserID, "A", unwanted); err == nil || caller.Err() != nil {
 			t.Errorf("while the database is away the error is %v, that of the caller %v", err, caller.Err())
 		}
 		_ = h.DeleteDevices(caller, bob.UserID, func() error {
 			for _, change := range []error{
-				h.CreateDevice(caller, bob.UserID, "", unwanted), h.DeleteDevices(caller, bob.UserID, unwanted),
+				h.CreateDevice(caller, bob.UserID, "A", unwanted), h.DeleteDevices(caller, bob.UserID, unwanted),
 			} {
 				if !errors.Is(change, writer.ErrUnavailable) || caller.Err() != nil {
 					t.Errorf("during a change the error is %v, that of the caller %v", change, caller.Err())
 				}
+			}
+			// A device whose ID is new to everybody finds nothing, and need not wait.
+			if err := h.CreateDevice(caller, bob.UserID, "", func() error { return nil }); err != nil {
+				t.Errorf("a device without an ID of its own: %v", err)
 			}
 			return nil
 		})

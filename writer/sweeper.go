@@ -102,6 +102,7 @@ func (s *Sweeper) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-bound.C:
+			s.CleanAgain(ctx)
 			if err := s.BoundGrown(ctx); err != nil && ctx.Err() == nil {
 				s.log.WithError(err).Warn("to_device: holding queues to their bounds failed, trying again")
 			}
@@ -142,6 +143,9 @@ func (s *Sweeper) sweepUser(ctx context.Context, userID string) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	living, gone, err := s.cleaner.sort(ctx, userID)
+	if errors.Is(err, devices.ErrNotLocal) {
+		return nil // of a server name that was taken out of the configuration, perhaps for a while
+	}
 	if err != nil {
 		return err
 	}
@@ -156,6 +160,15 @@ func (s *Sweeper) sweepUser(ctx context.Context, userID string) error {
 		}
 	}
 	return nil
+}
+
+// CleanAgain tries again, once, what failed when devices were deleted.
+func (s *Sweeper) CleanAgain(ctx context.Context) {
+	for _, userID := range s.cleaner.takeUnclean() {
+		if err := s.sweepUser(ctx, userID); err != nil {
+			s.cleaner.noteUnclean(userID)
+		}
+	}
 }
 
 // BoundGrown holds the queues that Grown told of to their bounds, once. Those for which it fails it looks at again the next time.

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/matrix-org/dendrite/todevicemodule/devices"
 	"github.com/matrix-org/dendrite/todevicemodule/internal/faulty"
 	"github.com/matrix-org/dendrite/todevicemodule/internal/testdb"
 	"github.com/matrix-org/dendrite/todevicemodule/storage"
@@ -113,6 +114,56 @@ func TestFullQueueDropsTheOldest(t *testing.T) {
 			}
 		}
 	})
+}
+
+// What a user's queues are kept for who is none of the server's own any more is left alone, and holds up nobody.
+func TestSweepPassesOverUsersOfOtherServers(t *testing.T) {
+	testdb.Each(t, func(t *testing.T, open testdb.Open) {
+		h := keepHouse(t, open)
+		h.leave(t, "A")
+		h.err = devices.ErrNotLocal
+		if err := writer.NewSweeper(h.Cleaner, writer.Bounds{}, quiet()).Sweep(h.ctx); err != nil {
+			t.Errorf("the sweep fails with %v, and would begin anew all the time", err)
+		}
+		h.wantWaiting(t, map[string]int{"A": 1})
+	})
+}
+
+// A clean-up that failed when the device was deleted is made up for soon.
+func TestSweeperCleansAgain(t *testing.T) {
+	testdb.Each(t, func(t *testing.T, open testdb.Open) {
+		h := keepHouse(t, open, "A")
+		sweeper := writer.NewSweeper(h.Cleaner, writer.Bounds{}, quiet())
+		h.leave(t, "A")
+		faults := &purgeFaultsOnce{Store: h.store}
+		faults.failures.Store(3)
+		h.Store = faults
+		err := h.DeleteDevices(h.ctx, bob.UserID, func() error {
+			h.set(bob.UserID)
+			return nil
+		})
+		if !errors.Is(err, faulty.ErrLost) {
+			t.Fatalf("the error is %v", err)
+		}
+		h.wantWaiting(t, map[string]int{"A": 1})
+		for range 3 { // two of which fail
+			sweeper.CleanAgain(h.ctx)
+		}
+		h.wantWaiting(t, map[string]int{"A": 0})
+	})
+}
+
+// purgeFaultsOnce fails the first purges.
+type purgeFaultsOnce struct {
+	storage.Store
+	failures atomic.Int64
+}
+
+func (p *purgeFaultsOnce) Purge(ctx context.Context, device types.Device, through types.Position) (int, error) {
+	if p.failures.Add(-1) >= 0 {
+		return 0, faulty.ErrLost
+	}
+	return p.Store.Purge(ctx, device, through)
 }
 
 // excessFaults fails the first looks at a queue after those of a sweep.

@@ -131,7 +131,7 @@ func clientFor(server, token string) (*client, error) {
 	case (u.Scheme == "http" || u.Scheme == "https") && u.Host != "" && u.RawQuery == "" && u.Fragment == "" && u.User == nil:
 		c.base = strings.TrimSuffix(server, "/")
 	default:
-		return nil, exit(exitUsage, "-%s must be like http://localhost:8008, or unix:///path of a socket, but is %q", urlFlag, server)
+		return nil, exit(exitUsage, "-%s must be like http://localhost:8008, or unix:///path of a socket, but is %q", urlFlag, u.Redacted())
 	}
 	return c, nil
 }

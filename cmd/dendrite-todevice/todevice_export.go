@@ -39,6 +39,8 @@ func exportCommand(t terminal) *cli.Command {
 			switch {
 			case errors.Is(err, storage.ErrLocked):
 				return exit(exitRunning, "%w: stop the server first", err)
+			case errors.Is(err, host.ErrNoDatabase):
+				return exit(exitUsage, "%w", err)
 			case errors.Is(err, host.ErrInUse):
 				return exit(exitRunning, "%w", err)
 			}

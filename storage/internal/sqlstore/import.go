@@ -16,7 +16,7 @@ const (
 
 	// largestForeign is the largest position that a message is imported under: beyond it there would be no room
 	// for the positions after it.
-	largestForeign types.Position = 1 << 62
+	largestForeign = storage.LargestForeign
 )
 
 // Present implements storage.Mover.
