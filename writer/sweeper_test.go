@@ -99,12 +99,10 @@ func TestFullQueueDropsTheOldest(t *testing.T) {
 			h.fill(t, name, 10, 2)
 			sweeper.Grown([]writer.Wakeup{{UserID: bob.UserID, DeviceIDs: []string{name}}})
 			waitFor(t, h.ctx, "the queue that grew was held to its bounds", func() bool { return len(h.names(t, name)) == 3 })
+			waitFor(t, h.ctx, "the trace was told of 9 messages", func() bool { return h.trace.dropped(bobs(name), trace.QueueFull) == 9 })
 			sweeper.Stop()
 			if got := h.names(t, name); !slices.Equal(got, []string{"9", "10", "11"}) {
 				t.Errorf("%s: left are %v, want the newest", name, got)
-			}
-			if n := h.trace.dropped(bobs(name), trace.QueueFull); n != 9 {
-				t.Errorf("%s: the trace tells of %d dropped messages, want 9", name, n)
 			}
 			if got := h.names(t, "other"); len(got) != 3 {
 				t.Errorf("%s: the other queue has %v left", name, got)
