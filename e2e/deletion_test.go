@@ -3,7 +3,6 @@ package e2e
 import (
 	"context"
 	"database/sql"
-	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -154,7 +153,10 @@ func loginWith(t *testing.T, s *Server, c *Client, passwords ...string) *Client 
 // The server is killed before the host has deleted the device, between that and the deletion of its queue, half way through
 // it, and after it. A device that is made then under the same ID finds nothing; one that was not deleted has all.
 func TestKilledWhileDeleting(t *testing.T) {
-	const waiting = 6000        // deleted in several transactions
+	const (
+		waiting = 3000
+		many    = 100_000 // deleted in so many transactions that a test can come in between
+	)
 	logout := func(c *Client) { // whatever it is answered, if it is
 		_ = c.do(context.Background(), http.MethodPost, c.BuildClientURL("v3", "logout"), []byte(`{}`))
 	}
@@ -174,18 +176,19 @@ func TestKilledWhileDeleting(t *testing.T) {
 			name      string
 			component string // of which the database is blocked
 			table     string // which one, on PostgreSQL
+			rows      int
 			reached   func(c *Client) bool
 		}{
-			{"before", "userapi", "userapi_devices", func(*Client) bool { return true }},
-			{"between", "syncapi", "todevice_messages", func(c *Client) bool { return devices(c) == 0 }},
-			{"half way", "", "", func(c *Client) bool { return queued(t, db, c) < waiting }},
-			{"after", "", "", func(c *Client) bool { return kept(t, db, c) == 0 }},
+			{"before", "userapi", "userapi_devices", waiting, func(*Client) bool { return true }},
+			{"between", "syncapi", "todevice_messages", waiting, func(c *Client) bool { return devices(c) == 0 }},
+			{"half way", "", "", many, func(c *Client) bool { return queued(t, db, c) < many }},
+			{"after", "", "", waiting, func(c *Client) bool { return kept(t, db, c) == 0 }},
 		}
 		for _, step := range steps {
 			t.Run(step.name, func(t *testing.T) {
 				bob := Register(t, s, "bob")
 				since := bob.Settle(t, "")
-				fill(t, db, bob, waiting)
+				fill(t, db, bob, step.rows)
 				unlock := block(t, s, step.component, step.table)
 				logged := s.logSize()
 				done := make(chan struct{})
@@ -202,7 +205,10 @@ func TestKilledWhileDeleting(t *testing.T) {
 				unlock()
 				<-done
 				left := queued(t, db, bob)
-				t.Logf("killed with %d of %d messages left", left, waiting)
+				t.Logf("%s: killed with %d of %d messages left", step.name, left, step.rows)
+				if step.name == "half way" && (left == 0 || left == step.rows) {
+					t.Errorf("the server was not killed half way: %d of %d messages are left", left, step.rows)
+				}
 				supervise(t, s)
 
 				if devices(bob) > 0 {
@@ -274,28 +280,13 @@ func block(t *testing.T, s *Server, component, table string) (unlock func()) {
 // fill puts numbered messages into a queue, as if they had been sent long ago.
 func fill(t *testing.T, db *sql.DB, c *Client, n int) {
 	t.Helper()
-	tx, err := db.Begin()
+	// Behind what the device has acknowledged, and before what the server will allot.
+	_, err := db.Exec(`
+		WITH RECURSIVE numbers (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM numbers WHERE n < $3)
+		INSERT INTO todevice_messages (user_id, device_id, position, sender, type, content)
+		SELECT $1, $2, (SELECT last FROM todevice_position) + 1 + n, '@old:friend', 'm.test', '{"n":' || n || '}' FROM numbers`,
+		c.UserID.String(), c.DeviceID.String(), n-1)
 	if err != nil {
-		t.Fatal(err)
-	}
-	defer tx.Rollback() //nolint:errcheck
-	var last int64
-	if err = tx.QueryRow("SELECT last FROM todevice_position").Scan(&last); err != nil {
-		t.Fatal(err)
-	}
-	statement, err := tx.Prepare(`INSERT INTO todevice_messages (user_id, device_id, position, sender, type, content) VALUES ($1, $2, $3, $4, 'm.test', $5)`)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer statement.Close() //nolint:errcheck
-	for i := range n {
-		// Behind what the device has acknowledged, and before what the server will allot.
-		position := last + int64(i) + 1
-		if _, err = statement.Exec(c.UserID.String(), c.DeviceID.String(), position, "@old:friend", fmt.Sprintf(`{"n":%d}`, i)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err = tx.Commit(); err != nil {
 		t.Fatal(err)
 	}
 }
