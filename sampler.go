@@ -18,8 +18,6 @@ const (
 	sampleTimeout = time.Minute
 	// worstQueues is how many of the largest and of the oldest queues are shown.
 	worstQueues = 5
-	// lastTimeless is the last position that is no time: see types.Position.Time.
-	lastTimeless types.Position = 1e15 - 1
 )
 
 // sampler looks at what a store holds once in a while, in a goroutine of its own.
@@ -82,6 +80,6 @@ func (s *sampler) take(ctx context.Context) (taken sample, err error) {
 	if taken.largest, err = s.store.Queues(ctx, storage.BySize, nil, worstQueues); err != nil {
 		return taken, err
 	}
-	taken.oldest, err = s.store.Queues(ctx, storage.ByAge, &storage.Queue{Oldest: lastTimeless}, worstQueues)
+	taken.oldest, err = s.store.Queues(ctx, storage.ByAge, &storage.Queue{Oldest: types.FirstTime - 1}, worstQueues)
 	return taken, err
 }

@@ -13,13 +13,13 @@ import (
 // database was restored from a backup. Zero stands before every message.
 type Position int64
 
-// firstTime is the first position that is a time: in 2001. Those of messages that were taken over from a host without
+// FirstTime is the first position that is a time: in 2001. Those of messages that were taken over from a host without
 // the module are smaller.
-const firstTime Position = 1e15
+const FirstTime Position = 1e15
 
 // Time returns when the position was allotted, or false if it does not tell.
 func (p Position) Time() (time.Time, bool) {
-	if p < firstTime {
+	if p < FirstTime {
 		return time.Time{}, false
 	}
 	return time.UnixMicro(int64(p)), true

@@ -207,7 +207,9 @@ func (c *Cleaner) sort(ctx context.Context, userID string) (living, gone []types
 func (c *Cleaner) drop(ctx context.Context, device types.Device, through types.Position, reason trace.Reason) (int, error) {
 	deleted, err := c.Store.Purge(ctx, device, through)
 	if deleted > 0 && c.Trace != nil {
-		c.Trace.Record(trace.Record{Step: trace.Dropped, Reason: reason, Recipient: device, Position: through, Count: deleted})
+		c.Trace.Record(trace.Record{
+			Step: trace.Dropped, Reason: reason, Recipient: device, Position: min(through, c.Writer.Published()), Count: deleted,
+		})
 	}
 	return deleted, err
 }

@@ -138,6 +138,9 @@ func TestDeletedDeviceLeavesNothing(t *testing.T) {
 		if n := h.trace.dropped(bobs("A"), trace.DeviceDeleted); n != 1 {
 			t.Errorf("the trace tells of %d dropped messages, want 1", n)
 		}
+		if dropped := h.trace.all[len(h.trace.all)-1]; dropped.Position != h.Published() {
+			t.Errorf("they are dropped up to %d, want the last position, %d", dropped.Position, h.Published())
+		}
 	})
 }
 

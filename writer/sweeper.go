@@ -34,7 +34,8 @@ type Bounds struct {
 	Age      time.Duration
 }
 
-// Sweeper removes what a crash has left of deleted devices, and holds queues to their bounds, in a goroutine of its own.
+// Sweeper removes what a crash has left of deleted devices, and holds queues to their bounds, in two goroutines of its own:
+// a sweep over many users takes long, and grown queues do not wait for it.
 type Sweeper struct {
 	// Interval is how soon a queue that has grown is held to its bounds. The default is 5 seconds. It is set before Start.
 	Interval time.Duration
@@ -44,7 +45,7 @@ type Sweeper struct {
 	log     *logrus.Entry
 	pace    *rate.Limiter
 	cancel  context.CancelFunc
-	stopped chan struct{}
+	running sync.WaitGroup
 
 	mu    sync.Mutex
 	grown map[types.Device]struct{} // since they were last held to the bounds
@@ -58,7 +59,6 @@ func NewSweeper(cleaner *Cleaner, bounds Bounds, log *logrus.Entry) *Sweeper {
 		bounds:   bounds,
 		log:      log,
 		pace:     rate.NewLimiter(usersPerSecond, 1),
-		stopped:  make(chan struct{}),
 		grown:    make(map[types.Device]struct{}),
 	}
 }
@@ -77,35 +77,42 @@ func (s *Sweeper) Grown(wakeups []Wakeup) {
 	}
 }
 
-// Start starts the goroutine.
+// Start starts the goroutines.
 func (s *Sweeper) Start(ctx context.Context) {
 	ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	go func() {
-		defer close(s.stopped)
-		s.run(ctx)
-	}()
+	s.running.Go(func() { s.sweepAll(ctx) })
+	s.running.Go(func() { s.followUp(ctx) })
 }
 
-// Stop ends the goroutine.
+// Stop ends the goroutines.
 func (s *Sweeper) Stop() {
 	s.cancel()
-	<-s.stopped
+	s.running.Wait()
 }
 
-func (s *Sweeper) run(ctx context.Context) {
-	sweep := time.NewTimer(0)
-	defer sweep.Stop()
-	bound := time.NewTicker(s.Interval)
-	defer bound.Stop()
+func (s *Sweeper) followUp(ctx context.Context) {
+	ticker := time.NewTicker(s.Interval)
+	defer ticker.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-bound.C:
+		case <-ticker.C:
 			s.CleanAgain(ctx)
 			if err := s.BoundGrown(ctx); err != nil && ctx.Err() == nil {
 				s.log.WithError(err).Warn("to_device: holding queues to their bounds failed, trying again")
 			}
+		}
+	}
+}
+
+func (s *Sweeper) sweepAll(ctx context.Context) {
+	sweep := time.NewTimer(0)
+	defer sweep.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
 		case <-sweep.C:
 			next := sweepInterval
 			if err := s.Sweep(ctx); errors.Is(err, devices.ErrNotReady) {

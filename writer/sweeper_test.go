@@ -209,6 +209,28 @@ func TestQueueThatGrewIsLookedAtAgainAfterAFailure(t *testing.T) {
 	})
 }
 
+// longSweep is a store of which the sweep does not come to its end.
+type longSweep struct{ storage.Store }
+
+func (longSweep) Users(ctx context.Context, _ string, _ int) ([]string, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+func TestGrownQueuesDoNotWaitForASweep(t *testing.T) {
+	testdb.Each(t, func(t *testing.T, open testdb.Open) {
+		h := keepHouse(t, open, "A")
+		h.Store = longSweep{h.store}
+		h.fill(t, "A", 0, 10)
+		sweeper := writer.NewSweeper(h.Cleaner, writer.Bounds{Messages: 3}, quiet())
+		sweeper.Interval = 10 * time.Millisecond
+		sweeper.Start(h.ctx)
+		defer sweeper.Stop()
+		sweeper.Grown([]writer.Wakeup{{UserID: bob.UserID, DeviceIDs: []string{"A"}}})
+		waitFor(t, h.ctx, "the queue was held to its bound", func() bool { return len(h.names(t, "A")) == 3 })
+	})
+}
+
 func TestOldMessagesAreDropped(t *testing.T) {
 	testdb.Each(t, func(t *testing.T, open testdb.Open) {
 		h := keepHouse(t, open, "A", "imported")

@@ -195,3 +195,18 @@ func refusalOf(status int, body []byte) error {
 		return exit(exitFailed, "the server failed: %s", said)
 	}
 }
+
+// asking is the action of a subcommand that asks the server, with one of the given numbers of arguments.
+func asking(ask func(ctx context.Context, cmd *cli.Command, c *client, args []string) error, counts ...int) cli.ActionFunc {
+	return func(ctx context.Context, cmd *cli.Command) error {
+		args, err := arguments(cmd, counts...)
+		if err != nil {
+			return err
+		}
+		c, err := newClient(cmd)
+		if err != nil {
+			return err
+		}
+		return ask(ctx, cmd, c, args)
+	}
+}

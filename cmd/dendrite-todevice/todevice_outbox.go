@@ -18,20 +18,12 @@ func outboxCommand(t terminal) *cli.Command {
 		Usage:     "list the servers that messages are kept for, or what one server refused",
 		UsageText: "to-device outbox [flags] [SERVER]",
 		Flags:     clientFlags(limit()),
-		Action: func(ctx context.Context, cmd *cli.Command) error {
-			args, err := arguments(cmd, 0, 1)
-			if err != nil {
-				return err
-			}
-			c, err := newClient(cmd)
-			if err != nil {
-				return err
-			}
+		Action: asking(func(ctx context.Context, cmd *cli.Command, c *client, args []string) error {
 			if len(args) == 1 {
 				return t.destination(ctx, cmd, c, args[0])
 			}
 			return t.outbox(ctx, cmd, c)
-		},
+		}, 0, 1),
 	}
 }
 
@@ -129,21 +121,13 @@ func retryCommand(t terminal) *cli.Command {
 		Usage:     "try a server again now, with all that it refused or with one of them",
 		UsageText: "to-device retry [flags] SERVER [POSITION]",
 		Flags:     clientFlags(),
-		Action: func(ctx context.Context, cmd *cli.Command) error {
-			args, err := arguments(cmd, 1, 2)
-			if err != nil {
-				return err
-			}
-			c, err := newClient(cmd)
-			if err != nil {
-				return err
-			}
+		Action: asking(func(ctx context.Context, cmd *cli.Command, c *client, args []string) error {
 			var res admin.Retried
-			if err = c.call(ctx, http.MethodPost, append(refusedPath(args), "retry"), nil, &res); err != nil {
+			if err := c.call(ctx, http.MethodPost, append(refusedPath(args), "retry"), nil, &res); err != nil {
 				return err
 			}
 			return t.show(cmd, res, func() { t.pairs("Refused messages sent again", number(res.Retried)) })
-		},
+		}, 1, 2),
 	}
 }
 
@@ -161,27 +145,19 @@ func discardCommand(t terminal) *cli.Command {
 		Usage:     "delete what a server refused: all of it, or one message",
 		UsageText: "to-device discard [flags] SERVER [POSITION]",
 		Flags:     clientFlags(yes()),
-		Action: func(ctx context.Context, cmd *cli.Command) error {
-			args, err := arguments(cmd, 1, 2)
-			if err != nil {
-				return err
-			}
-			c, err := newClient(cmd)
-			if err != nil {
-				return err
-			}
+		Action: asking(func(ctx context.Context, cmd *cli.Command, c *client, args []string) error {
 			what, target := "everything", append(refusedPath(args), "refused")
 			if len(args) == 2 {
 				what, target = "message "+printable(args[1]), refusedPath(args)
 			}
-			if err = t.confirm(cmd, "Delete "+what+" that "+printable(args[0])+" refused? Nobody will get it."); err != nil {
+			if err := t.confirm(cmd, "Delete "+what+" that "+printable(args[0])+" refused? Nobody will get it."); err != nil {
 				return err
 			}
 			var res admin.Discarded
-			if err = c.call(ctx, http.MethodDelete, target, nil, &res); err != nil {
+			if err := c.call(ctx, http.MethodDelete, target, nil, &res); err != nil {
 				return err
 			}
 			return t.show(cmd, res, func() { t.pairs("Refused messages deleted", number(res.Discarded)) })
-		},
+		}, 1, 2),
 	}
 }

@@ -21,20 +21,13 @@ func statusCommand(t terminal) *cli.Command {
 		Usage:     "sum up what waits, and what has happened since the start",
 		UsageText: "to-device status [flags]",
 		Flags:     clientFlags(),
-		Action: func(ctx context.Context, cmd *cli.Command) error {
-			if _, err := arguments(cmd, 0); err != nil {
-				return err
-			}
-			c, err := newClient(cmd)
-			if err != nil {
-				return err
-			}
+		Action: asking(func(ctx context.Context, cmd *cli.Command, c *client, _ []string) error {
 			var s admin.Status
-			if err = c.call(ctx, http.MethodGet, []string{"status"}, nil, &s); err != nil {
+			if err := c.call(ctx, http.MethodGet, []string{"status"}, nil, &s); err != nil {
 				return err
 			}
 			return t.show(cmd, s, func() { t.status(&s) })
-		},
+		}, 0),
 	}
 }
 
@@ -75,20 +68,12 @@ func queuesCommand(t terminal) *cli.Command {
 			&cli.StringFlag{Name: "order", Value: "size", Usage: "size: the most messages first; age: the oldest message first"},
 			limit(),
 		),
-		Action: func(ctx context.Context, cmd *cli.Command) error {
-			args, err := arguments(cmd, 0, 2)
-			if err != nil {
-				return err
-			}
-			c, err := newClient(cmd)
-			if err != nil {
-				return err
-			}
+		Action: asking(func(ctx context.Context, cmd *cli.Command, c *client, args []string) error {
 			if len(args) == 2 {
 				return t.queue(ctx, cmd, c, args)
 			}
 			return t.queues(ctx, cmd, c)
-		},
+		}, 0, 2),
 	}
 }
 
@@ -175,28 +160,20 @@ func purgeCommand(t terminal) *cli.Command {
 		Usage:     "delete what waits for a device, or for all devices of a user",
 		UsageText: "to-device purge [flags] USER [DEVICE]",
 		Flags:     clientFlags(yes()),
-		Action: func(ctx context.Context, cmd *cli.Command) error {
-			args, err := arguments(cmd, 1, 2)
-			if err != nil {
-				return err
-			}
-			c, err := newClient(cmd)
-			if err != nil {
-				return err
-			}
+		Action: asking(func(ctx context.Context, cmd *cli.Command, c *client, args []string) error {
 			what := "what waits for " + printable(args[0])
 			if len(args) == 2 {
 				what += " " + printable(args[1])
 			}
-			if err = t.confirm(cmd, "Delete "+what+"? Nobody will get it."); err != nil {
+			if err := t.confirm(cmd, "Delete "+what+"? Nobody will get it."); err != nil {
 				return err
 			}
 			var res admin.Deleted
-			if err = c.call(ctx, http.MethodDelete, append([]string{"queues"}, args...), nil, &res); err != nil {
+			if err := c.call(ctx, http.MethodDelete, append([]string{"queues"}, args...), nil, &res); err != nil {
 				return err
 			}
 			return t.show(cmd, res, func() { t.pairs("Messages deleted", number(res.Deleted)) })
-		},
+		}, 1, 2),
 	}
 }
 

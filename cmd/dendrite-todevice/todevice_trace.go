@@ -34,26 +34,19 @@ func traceCommand(t terminal) *cli.Command {
 		Usage:     "tell what became of messages",
 		UsageText: "to-device trace [flags], with at least one of -message-id, -edu-id, -user and -sender",
 		Flags:     flags,
-		Action: func(ctx context.Context, cmd *cli.Command) error {
-			if _, err := arguments(cmd, 0); err != nil {
-				return err
-			}
+		Action: asking(func(ctx context.Context, cmd *cli.Command, c *client, _ []string) error {
 			query := url.Values{"limit": {number(cmd.Int(limitFlag))}}
 			for _, f := range traceFlags {
 				if cmd.IsSet(f.flag) {
 					query.Set(f.parameter, cmd.String(f.flag))
 				}
 			}
-			c, err := newClient(cmd)
-			if err != nil {
-				return err
-			}
 			var found admin.Trace
-			if err = c.call(ctx, http.MethodGet, []string{"trace"}, query, &found); err != nil {
+			if err := c.call(ctx, http.MethodGet, []string{"trace"}, query, &found); err != nil {
 				return err
 			}
 			return t.show(cmd, found, func() { t.trace(&found) })
-		},
+		}, 0),
 	}
 }
 

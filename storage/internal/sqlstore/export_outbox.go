@@ -3,6 +3,7 @@ package sqlstore
 import (
 	"context"
 	"database/sql"
+	"math"
 
 	"github.com/matrix-org/dendrite/todevicemodule/storage"
 )
@@ -86,7 +87,7 @@ func (l *exportingLine) part() error {
 
 // firstEDUs returns the first EDUs of a line.
 func (s *Store) firstEDUs(ctx context.Context, tx *sql.Tx, destination string) (edus []storage.EDU, err error) {
-	rows, err := tx.QueryContext(ctx, s.sql.Waiting, destination, 0, int64(largestForeign), movedAtOnce, movedBytesAtOnce)
+	rows, err := tx.QueryContext(ctx, s.sql.Waiting, destination, 0, int64(math.MaxInt64), movedAtOnce, movedBytesAtOnce)
 	if err != nil {
 		return nil, err
 	}

@@ -13,10 +13,6 @@ const (
 	// movedAtOnce and movedBytesAtOnce bound what a move holds in memory.
 	movedAtOnce      = 1000
 	movedBytesAtOnce = 4 << 20
-
-	// largestForeign is the largest position that a message is imported under: beyond it there would be no room
-	// for the positions after it.
-	largestForeign = storage.LargestForeign
 )
 
 // Present implements storage.Mover.
@@ -117,7 +113,7 @@ func (m *importing) takeable(messages []storage.Queued) []storage.Queued {
 }
 
 func importable(m *storage.Queued) bool {
-	return m.Position > 0 && m.Position <= largestForeign && storage.Storable(m.Device) &&
+	return m.Position > 0 && m.Position <= storage.LargestForeign && storage.Storable(m.Device) &&
 		isText(m.Sender) && isText(m.Type) && isTextContent(m.Content)
 }
 
