@@ -82,7 +82,7 @@ func drawRecord(t *rapid.T) trace.Record {
 
 func define(q trace.Query, kept []trace.Record) (found []trace.Record, more bool) {
 	for i := range kept {
-		if fits(q, &kept[i]) || slices.ContainsFunc(indices(i), func(j int) bool { return fits(q, &kept[j]) && sameMessage(kept, j, i) }) {
+		if fits(q, &kept[i]) || slices.ContainsFunc(indices(i), func(j int) bool { return fits(q, &kept[j]) && sameMessage(q, kept, j, i) }) {
 			found = append(found, kept[i])
 		}
 	}
@@ -113,24 +113,31 @@ func isRange(r *trace.Record) bool {
 }
 
 // sameMessage reports whether record i is one of the message of which record j is one, before it.
-func sameMessage(kept []trace.Record, j, i int) bool {
-	first, later := &kept[j], &kept[i]
-	if first.Destination != "" {
-		return later.Destination == first.Destination && later.EDUID == first.EDUID && later.Recipient == types.Device{}
+func sameMessage(q trace.Query, kept []trace.Record, j, i int) bool {
+	step, later := &kept[j], &kept[i]
+	if step.Destination != "" {
+		return later.Destination == step.Destination && later.EDUID == step.EDUID && later.Recipient == types.Device{}
 	}
-	if first.Position == 0 || isRange(first) || later.Destination != "" || later.Recipient != first.Recipient {
+	if !ofQueued(step, step) || later.Destination != "" || later.Recipient != step.Recipient {
 		return false
 	}
 	if !isRange(later) {
-		return later.Position == first.Position
+		return later.Position == step.Position
 	}
-	if later.Position < first.Position {
-		return false
-	}
-	for between := j + 1; between < i; between++ {
-		if r := &kept[between]; isRange(r) && r.Recipient == first.Recipient && r.Position >= first.Position {
-			return false
-		}
-	}
-	return true
+	return covers(later, step) && !reachedBefore(q, kept[:i], step)
+}
+
+// ofQueued reports whether a record is one of the message in a queue that step is one of, and of no other message.
+func ofQueued(r, step *trace.Record) bool {
+	return r.Destination == "" && r.Recipient == step.Recipient && r.Position == step.Position && r.Position != 0 && !isRange(r)
+}
+
+func covers(all, step *trace.Record) bool {
+	return isRange(all) && all.Recipient == step.Recipient && all.Position >= step.Position
+}
+
+// reachedBefore reports whether one of the records has covered a message since the first step by which it is known.
+func reachedBefore(q trace.Query, records []trace.Record, step *trace.Record) bool {
+	known := slices.IndexFunc(records, func(r trace.Record) bool { return fits(q, &r) && ofQueued(&r, step) })
+	return slices.ContainsFunc(records[known:], func(r trace.Record) bool { return covers(&r, step) })
 }
