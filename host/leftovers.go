@@ -23,12 +23,7 @@ import (
 
 const (
 	// leftoversAtOnce bounds what one commit takes from the stream.
-	leftoversAtOnce = 64
-	// unacknowledgedAtMost bounds the span of the stream in which entries are looked for that were delivered
-	// and not acknowledged. It is leftoversAtOnce at most, and after a crash of NATS what came within the 100
-	// milliseconds that NATS forgets.
-	unacknowledgedAtMost = 1 << 14
-
+	leftoversAtOnce       = 64
 	answerTimeout         = 5 * time.Second
 	firstLeftoversPause   = 100 * time.Millisecond
 	longestLeftoversPause = 5 * time.Second
@@ -198,45 +193,6 @@ func (l *leftovers) unsubscribe() {
 		l.subscription = nil
 	}
 	l.batch, l.taken, l.entries = nil, nil, nil
-}
-
-// redeliver makes NATS deliver again, and before anything else, what went to a process or over a
-// connection that ended before it was acknowledged. By itself NATS does so after 30 seconds, and
-// delivers what is newer in the meantime.
-func (l *leftovers) redeliver(js nats.JetStreamContext, info *nats.ConsumerInfo) error {
-	if info.NumAckPending == 0 {
-		return nil
-	}
-	stream, err := js.StreamInfo(l.stream, &nats.StreamInfoRequest{DeletedDetails: true})
-	if err != nil {
-		return err
-	}
-	first, last := info.AckFloor.Stream+1, min(info.Delivered.Stream, stream.State.LastSeq)
-	if first > last || last-first >= unacknowledgedAtMost {
-		return nil
-	}
-	deleted := make(map[uint64]bool, len(stream.State.Deleted))
-	for _, sequence := range stream.State.Deleted {
-		deleted[sequence] = true
-	}
-	for sequence := first; sequence <= last && err == nil; sequence++ {
-		entry := nats.Msg{Sub: l.subscription, Reply: fmt.Sprintf(
-			"$JS.ACK.%s.%s.1.%d.%d.0.0", l.stream, l.durable, sequence, info.Delivered.Consumer,
-		)}
-		// Which ones were not acknowledged, only NATS knows: for the others this has no effect.
-		answer := entry.Nak
-		if sequence < stream.State.FirstSeq || deleted[sequence] {
-			// NATS was killed and has forgotten the acknowledgement. It would wait for the next pull
-			// request, and for each of these again, before it delivers anything.
-			answer = entry.Ack
-		}
-		if sequence < last {
-			err = answer()
-		} else { // NATS takes them in their order
-			err = answer(nats.AckWait(answerTimeout))
-		}
-	}
-	return err
 }
 
 // fetch waits for an entry and takes it, with those that came together with it.

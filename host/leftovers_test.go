@@ -261,6 +261,18 @@ func TestUnacknowledgedEntriesKeepTheirPlace(t *testing.T) {
 	test.wantDone(t)
 }
 
+// NATS was about to deliver the third entry again, before the two that went to the same process.
+func TestEntriesAboutToComeAgainKeepTheirPlace(t *testing.T) {
+	test := newLeftoversTest(t)
+	msgs := test.publishAfter(t, test.unmodified(t), 100)
+	if err := msgs[2].Nak(nats.AckWait(time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	test.start(t, t.Context())
+	test.wantStored(t, 100)
+	test.wantDone(t)
+}
+
 // publishAfter fetches the first three of n entries through sub.
 func (test *leftoversTest) publishAfter(t *testing.T, sub *nats.Subscription, n int) []*nats.Msg {
 	t.Helper()
