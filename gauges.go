@@ -108,11 +108,10 @@ func (g *gauges) Collect(to chan<- prometheus.Metric) {
 	show(g.oldestEDU, s.age(s.totals.Outbox.Oldest))
 }
 
-// age returns for how many seconds a position is stored at the time of the sample; zero if that is not known.
+// age returns how many seconds before the sample the module allotted a position; zero for none.
 func (s *sample) age(position types.Position) float64 {
-	stored, known := position.Time()
-	if !known {
+	if position == 0 {
 		return 0
 	}
-	return max(0, s.at.Sub(stored).Seconds())
+	return max(0, s.at.Sub(position.Time()).Seconds())
 }

@@ -3,12 +3,14 @@ package todevicemodule
 import (
 	"errors"
 	"strconv"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/matrix-org/dendrite/todevicemodule/consumers"
 	"github.com/matrix-org/dendrite/todevicemodule/outbox"
 	"github.com/matrix-org/dendrite/todevicemodule/trace"
+	"github.com/matrix-org/dendrite/todevicemodule/types"
 	"github.com/matrix-org/dendrite/todevicemodule/writer"
 )
 
@@ -78,11 +80,13 @@ type metrics struct {
 	checks       labelled
 	lookups      labelled
 	gauges       *gauges
-	collectors   []prometheus.Collector
+	// storedAt returns when a message was stored, or false if that is not known.
+	storedAt   func(types.Position) (time.Time, bool)
+	collectors []prometheus.Collector
 }
 
-func newMetrics() *metrics {
-	m := &metrics{gauges: newGauges()}
+func newMetrics(storedAt func(types.Position) (time.Time, bool)) *metrics {
+	m := &metrics{gauges: newGauges(), storedAt: storedAt}
 	m.requests = m.labelled("requests_total", "Client requests to send messages, by HTTP status.", "code", requestCodes)
 	m.accepted = m.labelled("messages_accepted_total",
 		"Messages that clients or other servers sent for a device, or for all devices of a user, by where they came from.", "source", acceptedSources)

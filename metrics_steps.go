@@ -51,7 +51,7 @@ func (m *metrics) Record(records ...trace.Record) {
 
 func (m *metrics) observeHandedOver(position types.Position, n int, now time.Time) {
 	m.delivered.Add(float64(n))
-	if stored, known := position.Time(); known {
+	if stored, known := m.storedAt(position); known {
 		m.delays.Observe(max(0, now.Sub(stored).Seconds()))
 	}
 }

@@ -247,7 +247,7 @@ func TestLabelValues(t *testing.T) {
 }
 
 func TestUnknownLabelValuesAreCountedTogether(t *testing.T) {
-	m := newMetrics()
+	m := newMetrics(allotted)
 	m.observeRequest(418)
 	m.observeRequest(999)
 	m.observeReceived("@alice:example.org")
@@ -267,7 +267,7 @@ func TestUnknownLabelValuesAreCountedTogether(t *testing.T) {
 
 func TestObservations(t *testing.T) {
 	registry := prometheus.NewRegistry()
-	m := newMetrics()
+	m := newMetrics(allotted)
 	if err := m.register(registry); err != nil {
 		t.Fatal(err)
 	}
@@ -311,7 +311,7 @@ func TestStepsAreCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		time.Sleep(10 * 365 * 24 * time.Hour) // from 2000 on, before which no position is a time
 		registry := prometheus.NewRegistry()
-		m := newMetrics()
+		m := newMetrics(func(p types.Position) (time.Time, bool) { return p.Time(), p > lastImported })
 		if err := m.register(registry); err != nil {
 			t.Fatal(err)
 		}
@@ -359,7 +359,7 @@ func TestStepsAreCounted(t *testing.T) {
 // by its reason.
 func TestNothingIsCountedTwice(t *testing.T) {
 	for _, reason := range constants(t, "trace/record.go", "Reason") {
-		m := newMetrics()
+		m := newMetrics(allotted)
 		m.Record(trace.Record{Step: trace.Dropped, Reason: trace.Reason(reason), Origin: "example.net"})
 		counted := testutil.ToFloat64(m.dropped.vec.WithLabelValues(otherLabel))
 		for _, c := range m.dropped.byValue {

@@ -54,7 +54,8 @@ type Module struct {
 	trace        *trace.Ring
 	admin        *admin.API
 	metrics      *metrics
-	sampler      *sampler // nil without metrics
+	sampler      *sampler     // nil without metrics
+	imported     atomic.Int64 // see lastImported
 	running      atomic.Bool
 }
 
@@ -73,7 +74,8 @@ func New(config Config, host Host, registerer prometheus.Registerer, log *logrus
 	if err != nil {
 		return nil, err
 	}
-	m := &Module{log: log, store: store, directory: directory, metrics: newMetrics()}
+	m := &Module{log: log, store: store, directory: directory}
+	m.metrics = newMetrics(m.storedAt)
 	m.trace = trace.New(trace.Options{Capacity: config.TraceRecords, Log: log})
 	steps := trace.Tee(m.trace, m.metrics)
 	m.outbox = outbox.New(outbox.Options{Store: store, Host: host, Aside: store, Log: log, Observe: m.metrics.observeSent, Trace: steps})
@@ -99,7 +101,8 @@ func New(config Config, host Host, registerer prometheus.Registerer, log *logrus
 	m.acknowledger.Trace = steps
 	m.janitor = writer.NewJanitor(store, log)
 	m.cleaner = writer.NewCleaner(writer.CleanerOptions{
-		Store: store, Source: host, Directory: directory, Writer: m.writer, Virtual: host.VirtualDevice, Timeout: config.RequestTimeout, Trace: steps, Log: log,
+		Store: store, Source: host, Directory: directory, Writer: m.writer, Virtual: host.VirtualDevice, Timeout: config.RequestTimeout, StoredAt: m.storedAt,
+		Trace: steps, Log: log,
 	})
 	m.sweeper = writer.NewSweeper(m.cleaner, writer.Bounds{
 		Messages: config.Limits.QueueMessages, Bytes: int64(config.Limits.QueueBytes), Age: config.Limits.QueueAge,
@@ -145,7 +148,7 @@ func New(config Config, host Host, registerer prometheus.Registerer, log *logrus
 	}
 	if registerer != nil {
 		directory.Observe = m.metrics.observeLookups
-		m.sampler = newSampler(store, m.metrics, log)
+		m.sampler = newSampler(store, m.lastImported, m.metrics, log)
 		m.metrics.live("writer_queue_requests", "Requests that wait for a commit that has not begun.", m.writer.Queued)
 		m.metrics.live("acknowledgements_pending", "Devices whose acknowledged messages wait for their deletion.", m.acknowledger.Pending)
 		m.metrics.live("outbox_destinations", "Servers for which EDUs wait or are to be sent again.", m.outbox.Destinations)
@@ -169,13 +172,18 @@ func (m *Module) Start(ctx context.Context) error {
 	if err := m.writer.Start(ctx); err != nil {
 		return fmt.Errorf("starting to_device: %w", err)
 	}
+	imported, err := m.store.Imported(ctx)
+	if err != nil {
+		return errors.Join(fmt.Errorf("starting to_device: %w", err), m.writer.Stop(ctx))
+	}
+	m.imported.Store(int64(imported))
 	if m.handover != nil {
 		if err := m.handover.Start(ctx); err != nil {
 			return errors.Join(fmt.Errorf("starting to_device: %w", err), m.writer.Stop(ctx))
 		}
 	}
 	if err := m.outbox.Start(ctx); err != nil {
-		m.stopHandover()
+		m.stopHandover(ctx)
 		return errors.Join(fmt.Errorf("starting to_device: %w", err), m.writer.Stop(ctx))
 	}
 	m.acknowledger.Start(ctx)
@@ -200,7 +208,7 @@ func (m *Module) Stop(ctx context.Context) error {
 		m.sampler.stop()
 	}
 	m.keyRequests.Stop()
-	m.stopHandover()
+	m.stopHandover(ctx)
 	m.sweeper.Stop()
 	m.janitor.Stop()
 	m.acknowledger.Stop(ctx)
@@ -209,10 +217,21 @@ func (m *Module) Stop(ctx context.Context) error {
 	return errors.Join(m.outbox.Stop(sending), m.writer.Stop(ctx))
 }
 
-func (m *Module) stopHandover() {
+func (m *Module) stopHandover(ctx context.Context) {
 	if m.handover != nil {
-		m.handover.Stop()
+		m.handover.Stop(ctx)
 	}
+}
+
+// lastImported returns the position up to and including which the positions of messages may be the host's own.
+func (m *Module) lastImported() types.Position { return types.Position(m.imported.Load()) }
+
+// storedAt returns when a message was stored, or false if that is not known, since the host may have given it its position.
+func (m *Module) storedAt(position types.Position) (time.Time, bool) {
+	if position <= m.lastImported() {
+		return time.Time{}, false
+	}
+	return position.Time(), true
 }
 
 // SendToDevice answers PUT /sendToDevice/{eventType}/{txnId} of an authenticated device; see

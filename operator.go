@@ -32,7 +32,8 @@ func (m *Module) newAdmin(host Host) (*admin.API, error) {
 		Purge: func(ctx context.Context, device types.Device) (int, error) {
 			return m.cleaner.Purge(ctx, device, m.writer.Published())
 		},
-		Find: m.trace.Find,
+		StoredAt: m.storedAt,
+		Find:     m.trace.Find,
 		Info: func() admin.Info {
 			return admin.Info{Version: version, Started: started, LastPosition: m.writer.Published(), Counters: counters(own)}
 		},

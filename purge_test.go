@@ -45,24 +45,31 @@ func (oneDevice) ForeignQueue(todevicemodule.DatabaseConfig) (storage.ForeignQue
 	return nil, nil //nolint:nilnil // it has none
 }
 
+// started returns a module on the store that runs until the test ends.
+func started(t *testing.T, store storage.Store) *todevicemodule.Module {
+	t.Helper()
+	log := logrus.New()
+	log.SetOutput(io.Discard)
+	module, err := todevicemodule.New(todevicemodule.DefaultConfig(), oneDevice{store: store}, nil, logrus.NewEntry(log))
+	if err == nil {
+		err = module.Start(t.Context())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := module.Stop(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	return module
+}
+
 // A purge deletes what can be read when it begins: a message of which the commit has not returned stays.
 func TestPurgeLeavesWhatComesLater(t *testing.T) {
 	testdb.Each(t, func(t *testing.T, open testdb.Open) {
 		store := &faulty.Store{Store: open(t)}
-		log := logrus.New()
-		log.SetOutput(io.Discard)
-		module, err := todevicemodule.New(todevicemodule.DefaultConfig(), oneDevice{store: store}, nil, logrus.NewEntry(log))
-		if err == nil {
-			err = module.Start(t.Context())
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() {
-			if err := module.Stop(context.Background()); err != nil {
-				t.Error(err)
-			}
-		}()
+		module := started(t, store)
 		bob := types.Device{UserID: "@bob:test", DeviceID: "PHONE"}
 		send := func(n int) {
 			body := fmt.Sprintf(`{"messages":{"@bob:test":{"PHONE":{"n":%d}}}}`, n)

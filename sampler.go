@@ -22,15 +22,16 @@ const (
 
 // sampler looks at what a store holds once in a while, in a goroutine of its own.
 type sampler struct {
-	store   storage.Inspector
-	metrics *metrics
-	log     *logrus.Entry
-	cancel  context.CancelFunc
-	stopped chan struct{}
+	store    storage.Inspector
+	imported func() types.Position // up to here positions do not tell ages
+	metrics  *metrics
+	log      *logrus.Entry
+	cancel   context.CancelFunc
+	stopped  chan struct{}
 }
 
-func newSampler(store storage.Inspector, m *metrics, log *logrus.Entry) *sampler {
-	return &sampler{store: store, metrics: m, log: log, stopped: make(chan struct{})}
+func newSampler(store storage.Inspector, imported func() types.Position, m *metrics, log *logrus.Entry) *sampler {
+	return &sampler{store: store, imported: imported, metrics: m, log: log, stopped: make(chan struct{})}
 }
 
 func (s *sampler) start(ctx context.Context) {
@@ -80,6 +81,6 @@ func (s *sampler) take(ctx context.Context) (taken sample, err error) {
 	if taken.largest, err = s.store.Queues(ctx, storage.BySize, nil, worstQueues); err != nil {
 		return taken, err
 	}
-	taken.oldest, err = s.store.Queues(ctx, storage.ByAge, &storage.Queue{Oldest: types.FirstTime - 1}, worstQueues)
+	taken.oldest, err = s.store.Queues(ctx, storage.ByAge, &storage.Queue{Oldest: s.imported()}, worstQueues)
 	return taken, err
 }

@@ -60,9 +60,11 @@ type Options struct {
 	IsLocal     func(serverName string) bool
 	// Purge deletes what waits for a device now, and returns how many messages that were.
 	Purge func(ctx context.Context, device types.Device) (int, error)
-	Find  func(trace.Query) trace.Result
-	Info  func() Info
-	Log   *logrus.Entry
+	// StoredAt returns when a waiting message was stored, or false if that is not known.
+	StoredAt func(types.Position) (time.Time, bool)
+	Find     func(trace.Query) trace.Result
+	Info     func() Info
+	Log      *logrus.Entry
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 }

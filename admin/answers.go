@@ -28,8 +28,8 @@ type Status struct {
 	Counters map[string]float64 `json:"counters"`
 }
 
-// Oldest is the position of the oldest message, null if there is none, and when it was stored, null if the position does not
-// tell: that of a message from before the module was enabled.
+// Oldest is the position of the oldest message, null if there is none, and when it was stored, null if that is not known:
+// the message may be one that was taken over from the host.
 type Oldest struct {
 	OldestPosition *int64 `json:"oldest_position"`
 	OldestTS       *int64 `json:"oldest_ts"`
@@ -45,12 +45,26 @@ func (a *API) oldest(position types.Position) (o Oldest) {
 	return o
 }
 
-// age returns nil for a position that is no time.
+// oldestEDU is oldest for a position in the outbox, all of which the module allotted.
+func (a *API) oldestEDU(position types.Position) (o Oldest) {
+	if position == 0 {
+		return o
+	}
+	o.OldestPosition = (*int64)(&position)
+	o.OldestTS, o.AgeSeconds = a.since(position.Time())
+	return o
+}
+
+// age returns nil for a message of which it is not known when it was stored.
 func (a *API) age(position types.Position) (ts, seconds *int64) {
-	at, known := position.Time()
+	at, known := a.StoredAt(position)
 	if !known {
 		return nil, nil
 	}
+	return a.since(at)
+}
+
+func (a *API) since(at time.Time) (ts, seconds *int64) {
 	ms, age := at.UnixMilli(), max(0, int64(a.Now().Sub(at)/time.Second))
 	return &ms, &age
 }

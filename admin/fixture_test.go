@@ -74,6 +74,7 @@ func newFixture(t *testing.T, store *testdb.Store) *fixture {
 		Store: store, Aside: store, Host: f.host, Log: log, Now: clock, Linger: time.Millisecond, Trace: f.ring,
 	})
 	f.options = admin.Options{
+		StoredAt:    func(p types.Position) (time.Time, bool) { return p.Time(), p > 1000 }, // the first are the host's own
 		Store:       store,
 		Outbox:      f.outbox,
 		UserDevices: func(_ context.Context, userID string) ([]string, error) { return f.devices[userID], nil },

@@ -73,7 +73,7 @@ func (a *API) known(c *call, name string) (storage.Line, error) {
 func (a *API) describe(line storage.Line) Destination {
 	state := a.Outbox.State(line.Destination)
 	d := Destination{
-		Destination: line.Destination, Waiting: line.Waiting, Bytes: line.Bytes, Oldest: a.oldest(line.Oldest),
+		Destination: line.Destination, Waiting: line.Waiting, Bytes: line.Bytes, Oldest: a.oldestEDU(line.Oldest),
 		Refused: line.Refused, SetAside: line.SetAside, State: "ready",
 	}
 	switch {

@@ -29,7 +29,7 @@ func (a *API) readStatus(c *call) (*Status, error) {
 		Counters:      info.Counters,
 	}
 	s.Queues.Queues, s.Queues.Messages, s.Queues.Oldest = totals.Queues, totals.Messages, a.oldest(totals.Oldest)
-	s.Outbox.Waiting, s.Outbox.Bytes, s.Outbox.Oldest = totals.Outbox.Waiting, totals.Outbox.Bytes, a.oldest(totals.Outbox.Oldest)
+	s.Outbox.Waiting, s.Outbox.Bytes, s.Outbox.Oldest = totals.Outbox.Waiting, totals.Outbox.Bytes, a.oldestEDU(totals.Outbox.Oldest)
 	s.Outbox.Refused, s.Outbox.SetAside = totals.Outbox.Refused, totals.Outbox.SetAside
 	s.Trace = coverage(a.Find(trace.Query{}))
 	return s, nil

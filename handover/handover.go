@@ -17,9 +17,10 @@ import (
 const (
 	// ahead is how far beyond the present and beyond the last position the host's own are kept.
 	ahead = types.Position(time.Hour / time.Microsecond)
-	// raiseInterval leaves room for many failures within ahead, retryInterval is the pause after one.
-	raiseInterval = 10 * time.Minute
-	retryInterval = time.Minute
+	// raiseInterval leaves room for many failures within ahead, and little for a clock that leaps beyond it.
+	raiseInterval = time.Minute
+	// stopTimeout leaves the rest of a stop its time where the database does not answer.
+	stopTimeout = time.Second
 	// reportInterval is how often the log tells how far an import is.
 	reportInterval = 5 * time.Second
 )
@@ -87,7 +88,8 @@ func (h *Handover) Prepare(ctx context.Context) (types.Position, error) {
 		h.Log.WithField("messages", imported.Messages).Info("to_device: took over the messages that waited in the host's queue")
 	}
 	if imported.Unreadable > 0 {
-		h.Log.WithField("rows", imported.Unreadable).Error("to_device: left rows of the host's queue where they are: they hold no message for a device")
+		h.Log.WithField("rows", imported.Unreadable).Error("to_device: left rows of the host's queue where they are: they hold no message for a device, " +
+			"or one under a position that the device has another message under")
 	}
 	return max(given, imported.Through), nil
 }
@@ -97,7 +99,7 @@ func (h *Handover) warn(ctx context.Context) error {
 	held, err := h.Store.Held(ctx)
 	if err == nil && held > 0 {
 		h.Log.WithField("messages", held).Warn("to_device: the host ran without the module while messages of the module's waited; " +
-			"clients that went on in the meantime do not get them (dendrite-todevice to-device export spares them that)")
+			"clients that went on in the meantime may not get them, or once more (dendrite-todevice to-device export spares them that)")
 	}
 	return err
 }
@@ -147,33 +149,33 @@ func (h *Handover) Start(ctx context.Context) error {
 	ctx, h.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	go func() {
 		defer close(h.stopped)
-		for pause := raiseInterval; ; {
+		for {
 			select {
-			case <-h.Tick(pause):
+			case <-h.Tick(raiseInterval):
 			case <-ctx.Done():
 				return
 			}
-			pause = raiseInterval
-			if err := h.raiseOnce(ctx); err != nil && ctx.Err() == nil {
-				h.Log.WithError(err).Warn("to_device: keeping the host's own positions ahead failed, trying again")
-				pause = retryInterval
-			}
+			h.raiseOnce(ctx, raiseInterval)
 		}
 	}()
 	return nil
 }
 
-func (h *Handover) raiseOnce(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, retryInterval)
+func (h *Handover) raiseOnce(ctx context.Context, timeout time.Duration) {
+	bounded, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	return h.raise(ctx, h.Last())
+	if err := h.raise(bounded, h.Last()); err != nil && ctx.Err() == nil {
+		h.Log.WithError(err).Warn("to_device: keeping the host's own positions ahead failed")
+	}
 }
 
-// Stop ends the goroutine. It does nothing if Start was not called.
-func (h *Handover) Stop() {
+// Stop ends the goroutine and puts the host's positions ahead once more, within a second at most: the clock may have leapt since
+// they were last. It does nothing if Start was not called.
+func (h *Handover) Stop(ctx context.Context) {
 	if h.cancel == nil {
 		return
 	}
 	h.cancel()
 	<-h.stopped
+	h.raiseOnce(ctx, stopTimeout)
 }

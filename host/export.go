@@ -14,6 +14,7 @@ import (
 
 	"github.com/matrix-org/dendrite/todevicemodule"
 	"github.com/matrix-org/dendrite/todevicemodule/storage"
+	"github.com/matrix-org/dendrite/todevicemodule/types"
 )
 
 // ErrInUse is returned by Export while another process is connected to one of the databases.
@@ -21,6 +22,9 @@ var ErrInUse = errors.New("another process uses the database")
 
 // ErrNoDatabase is returned by Export if the file of a SQLite database is not there.
 var ErrNoDatabase = errors.New("the database is not there; is the configuration the server's, and this the directory in which the server is started?")
+
+// ErrElsewhere is returned by Export if the module has run, but not in the database in which it was looked for.
+var ErrElsewhere = errors.New("the module has run on this server, but its tables are not in this database; is to_device.database in dendrite.yaml what it was then?")
 
 // ExportOptions say how to export.
 type ExportOptions struct {
@@ -67,6 +71,9 @@ func Export(ctx context.Context, cfg *config.Dendrite, section todevicemodule.Co
 	}
 	defer d.closeDatabases(own, d.orGlobal(cfg.SyncAPI.Database), d.orGlobal(cfg.FederationAPI.Database))
 	there, err := store.Present(ctx)
+	if err == nil && !there {
+		err = d.refuseElsewhere(ctx, section.Database)
+	}
 	if err != nil || !there {
 		return ExportReport{Nothing: err == nil}, err
 	}
@@ -103,6 +110,29 @@ func (d *Dendrite) export(ctx context.Context, section todevicemodule.DatabaseCo
 		return report, err
 	}
 	return report, federation.removeDoorbells(ctx)
+}
+
+// refuseElsewhere returns ErrElsewhere if the host's sequence stands where only the module puts it: the host itself would have to
+// have stored four thousand million messages.
+func (d *Dendrite) refuseElsewhere(ctx context.Context, section todevicemodule.DatabaseConfig) error {
+	base, err := d.foreign(section, d.config.SyncAPI.Database)
+	if err != nil {
+		return err
+	}
+	query := `SELECT coalesce(max(last_value), 0) FROM pg_sequences WHERE schemaname = current_schema() AND sequencename = 'syncapi_send_to_device_id'`
+	if !base.postgres {
+		var kept bool // no table with AUTOINCREMENT was ever made otherwise
+		err = base.db.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE name = 'sqlite_sequence')`).Scan(&kept)
+		if err != nil || !kept {
+			return err
+		}
+		query = `SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'syncapi_send_to_device'`
+	}
+	var last types.Position
+	if err = base.db.QueryRowContext(ctx, query).Scan(&last); err == nil && last >= ownStep {
+		err = ErrElsewhere
+	}
+	return err
 }
 
 // exportProgress returns a storage.Progress that tells the log now and then.

@@ -164,6 +164,7 @@ func TestMessagesComeFromTheHostAndGoBack(t *testing.T) {
 			``, `null`, `[]`, `"text"`, `{`, `{}`, `{"sender":"@a:test","type":"t"}`, `{"sender":"@a:test","type":"t","content":null}`,
 			`{"sender":"@a:test","type":"t","content":[]}`, `{"sender":1,"type":"t","content":{}}`,
 			`{"sender":"@a:test","type":"t","content":{}} x`,
+			`{"sender":"@a:test","type":"t","content":` + strings.Repeat(`{"a":`, 9000) + `1` + strings.Repeat(`}`, 9001),
 		} {
 			left = append(left, f.stored("@bob:test", "PHONE", unreadable))
 		}
@@ -339,7 +340,7 @@ func TestHandoverOnRealTables(t *testing.T) {
 			last, err = f.store.Claim(f.Context(), "test", max(atLeast, types.Position(time.Now().UnixMicro())))
 			f.must(err)
 			f.must(h.Start(f.Context()))
-			h.Stop()
+			h.Stop(f.Context())
 			if rows := f.rows(); rows > 0 {
 				f.Errorf("%d rows are left in the host's table", rows)
 			}
@@ -469,16 +470,11 @@ func TestExportNeedsTheLock(t *testing.T) {
 	onBothDatabases(t, func(f *foreignFixture) {
 		lock, err := f.store.Lock(f.Context())
 		f.must(err)
-		section := todevicemodule.DefaultConfig()
-		section.Database = f.section
-		export := func() (ExportReport, error) {
-			return Export(f.Context(), f.d.config, section, ExportOptions{Force: true, Log: quietLog()})
-		}
-		if _, err = export(); !errors.Is(err, storage.ErrLocked) {
+		if _, err = f.export(); !errors.Is(err, storage.ErrLocked) {
 			f.Errorf("the error is %v", err)
 		}
 		f.must(lock.Release())
-		if report, err := export(); err != nil || report.Nothing {
+		if report, err := f.export(); err != nil || report.Nothing {
 			f.Errorf("the export reports %+v, error %v", report, err)
 		}
 	})

@@ -62,6 +62,7 @@ func (s *fakeStore) Acknowledge(_ context.Context, a []storage.Acknowledgement, 
 	return nil, nil
 }
 
+func (s *fakeStore) Imported(context.Context) (types.Position, error)     { return 0, nil }
 func (s *fakeStore) Users(context.Context, string, int) ([]string, error) { return nil, nil }
 
 func (s *fakeStore) ForgetTransactions(context.Context, time.Time, int) (int, error) { return 0, nil }

@@ -85,7 +85,7 @@ type Imported struct {
 	// Messages were moved into the store.
 	Messages int
 	// Unreadable is how many rows were left where they were: they hold no message, or one that the store does
-	// not take.
+	// not take, since it does not fit or its device has another one under its position.
 	Unreadable int
 	// Through is the largest position of a moved message; zero if there was none.
 	Through types.Position
@@ -95,8 +95,7 @@ type Imported struct {
 type Exported struct {
 	Messages int `json:"messages"`
 	Devices  int `json:"devices"`
-	// Renumbered is how many of the messages have another position now, since theirs belonged to another
-	// device's as well. They are in their order.
+	// Renumbered is how many of the messages have another position now. They are in their order.
 	Renumbered int `json:"renumbered"`
 }
 
@@ -126,12 +125,18 @@ type Mover interface {
 	// Held returns how many messages the store holds.
 	Held(ctx context.Context) (int, error)
 
+	// Imported returns the largest position that an import has ever moved, zero if none has. Up to and including it positions
+	// do not tell when a message was stored.
+	Imported(ctx context.Context) (types.Position, error)
+
 	// Import moves every message of the host's queue into the store, under its position.
 	Import(ctx context.Context, from ForeignQueue, progress Progress) (Imported, error)
 
 	// Export moves every message into the host's queue, under its position, and makes the host give out only positions
 	// above all that the store has left behind. Messages that share a position with one of another device, as
-	// older versions stored them, get the next that is free, in their order.
+	// older versions stored them, get the next that is free, in their order. If the host has given out positions without the
+	// module, all messages get positions above those, in their order: clients that went on would have the host delete them
+	// unread. No commit of whoever claimed the store before is accepted from then on.
 	Export(ctx context.Context, to ForeignQueue, progress Progress) (Exported, error)
 
 	// ExportOutbox moves every EDU that waits in line into the host's outbox, line by line.

@@ -13,17 +13,8 @@ import (
 // database was restored from a backup. Zero stands before every message.
 type Position int64
 
-// FirstTime is the first position that is a time: in 2001. Those of messages that were taken over from a host without
-// the module are smaller.
-const FirstTime Position = 1e15
-
-// Time returns when the position was allotted, or false if it does not tell.
-func (p Position) Time() (time.Time, bool) {
-	if p < FirstTime {
-		return time.Time{}, false
-	}
-	return time.UnixMicro(int64(p)), true
-}
+// Time returns when the module allotted the position. Positions that the host gave to messages are no times.
+func (p Position) Time() time.Time { return time.UnixMicro(int64(p)) }
 
 // RoomKeyRequest is the event type with which a device asks others for the keys of a room's messages
 // (client-server API, "Key requests").

@@ -30,6 +30,8 @@ type CleanerOptions struct {
 	// Timeout bounds the wait for other changes of the user's devices, the clean-up before a creation, and that after a
 	// deletion, which goes on when whoever asked for it goes away.
 	Timeout time.Duration
+	// StoredAt returns when a message was stored, or false if that is not known.
+	StoredAt func(types.Position) (time.Time, bool)
 	// Trace is told of what is deleted; nil means that nobody is.
 	Trace trace.Recorder
 	Log   *logrus.Entry

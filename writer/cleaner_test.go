@@ -64,10 +64,14 @@ func keepHouse(t *testing.T, open testdb.Open, deviceIDs ...string) *household {
 	}
 	h.sender = &writer.Sender{Directory: directory, Writer: h.Writer}
 	h.Cleaner = writer.NewCleaner(writer.CleanerOptions{
-		Store: h.store, Source: h.accounts, Directory: directory, Writer: h.Writer, Timeout: time.Minute, Trace: h.trace, Log: quiet(),
+		Store: h.store, Source: h.accounts, Directory: directory, Writer: h.Writer, Timeout: time.Minute,
+		StoredAt: storedAt, Trace: h.trace, Log: quiet(),
 	})
 	return h
 }
+
+// storedAt takes the first positions for the host's own.
+func storedAt(p types.Position) (time.Time, bool) { return p.Time(), p > 1000 }
 
 func (h *household) send(deviceID string) error {
 	return h.sender.Send(h.ctx, writer.Message{

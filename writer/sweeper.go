@@ -212,14 +212,14 @@ func (s *Sweeper) bound(ctx context.Context, device types.Device) error {
 	return err
 }
 
-// boundAge spares a queue whose oldest message was taken over from a host without the module: its age is not known.
+// boundAge spares a queue whose oldest message may be one that was taken over from the host: its age is not known.
 func (s *Sweeper) boundAge(ctx context.Context, device types.Device) error {
 	oldest, err := s.cleaner.Store.Messages(ctx, device, 0, math.MaxInt64, 1, nil)
 	if err != nil || len(oldest) == 0 {
 		return err
 	}
 	latest := time.Now().Add(-s.bounds.Age)
-	if stored, known := oldest[0].Position.Time(); !known || stored.After(latest) {
+	if stored, known := s.cleaner.StoredAt(oldest[0].Position); !known || stored.After(latest) {
 		return nil
 	}
 	_, err = s.cleaner.drop(ctx, device, types.Position(latest.UnixMicro()), trace.TooOld)

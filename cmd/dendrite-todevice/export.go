@@ -40,7 +40,8 @@ func printReport(out io.Writer, r host.ExportReport) error {
 	_, err := fmt.Fprintf(out, "Moved %d messages for %d devices, and %d EDUs for %d servers.\n",
 		r.Queues.Messages, r.Queues.Devices, r.Outbox.EDUs, r.Outbox.Destinations)
 	if err == nil && r.Queues.Renumbered > 0 {
-		_, err = fmt.Fprintf(out, "%d of the messages have new positions, since older versions gave one to several messages.\n", r.Queues.Renumbered)
+		_, err = fmt.Fprintf(out, "%d of the messages have new positions, since Dendrite has given theirs out without the module, or an older version gave one to several. "+
+			"What a client got without acknowledging it may come once more.\n", r.Queues.Renumbered)
 	}
 	if err == nil && r.Outbox.Known > 0 {
 		_, err = fmt.Fprintf(out, "%d of the EDUs were in Dendrite's queue already.\n", r.Outbox.Known)

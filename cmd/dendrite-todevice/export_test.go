@@ -26,7 +26,8 @@ func TestPrintReport(t *testing.T) {
 				Outbox: storage.ExportedEDUs{EDUs: 5, Destinations: 3, Known: 1, Refused: 6, SetAside: 8},
 			},
 			"Moved 7 messages for 2 devices, and 5 EDUs for 3 servers.\n" +
-				"4 of the messages have new positions, since older versions gave one to several messages.\n" +
+				"4 of the messages have new positions, since Dendrite has given theirs out without the module, or an older version gave one to several. " +
+				"What a client got without acknowledging it may come once more.\n" +
 				"1 of the EDUs were in Dendrite's queue already.\n" +
 				"Left in todevice_refused, since one of them would hold up Dendrite's queue: 6 refused EDUs that were to be tried again, 8 that were set aside.\n" +
 				"Dendrite can be started without the module now.\n",

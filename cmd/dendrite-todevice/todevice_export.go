@@ -39,7 +39,7 @@ func exportCommand(t terminal) *cli.Command {
 			switch {
 			case errors.Is(err, storage.ErrLocked):
 				return exit(exitRunning, "%w: stop the server first", err)
-			case errors.Is(err, host.ErrNoDatabase):
+			case errors.Is(err, host.ErrNoDatabase), errors.Is(err, host.ErrElsewhere):
 				return exit(exitUsage, "%w", err)
 			case errors.Is(err, host.ErrInUse):
 				return exit(exitRunning, "%w", err)

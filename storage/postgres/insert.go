@@ -61,16 +61,20 @@ func (m *messageChunk) add(delivery storage.Delivery, i int) {
 }
 
 func (m *messageChunk) insert(ctx context.Context, tx *sql.Tx) error {
-	return m.insertBy(ctx, tx, insertMessages)
+	_, err := m.insertBy(ctx, tx, insertMessages)
+	return err
 }
 
-func (m *messageChunk) insertBy(ctx context.Context, tx *sql.Tx, statement string) error {
+func (m *messageChunk) insertBy(ctx context.Context, tx *sql.Tx, statement string) (inserted int64, err error) {
 	if m.rows == 0 {
-		return nil
+		return 0, nil
 	}
-	_, err := tx.ExecContext(ctx, statement, pq.Array(m.users), pq.Array(m.devices),
+	result, err := tx.ExecContext(ctx, statement, pq.Array(m.users), pq.Array(m.devices),
 		pq.Array(m.positions), pq.Array(m.senders), pq.Array(m.types), pq.Array(m.contents))
-	return err
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected()
 }
 
 func (dialect) InsertTransactions(ctx context.Context, tx *sql.Tx, transactions []storage.Transaction) error {

@@ -26,22 +26,24 @@ const messagesAt = `
 	SELECT user_id, device_id, position, sender, type, content FROM todevice_messages
 	WHERE ctid = ANY ($1::tid[]) ORDER BY position, user_id, device_id`
 
-func (dialect) ImportMessages(ctx context.Context, tx *sql.Tx, messages []storage.Queued) error {
+func (dialect) ImportMessages(ctx context.Context, tx *sql.Tx, messages []storage.Queued) (inserted int64, err error) {
 	var chunk messageChunk
 	for i := range messages {
 		message := &messages[i]
 		if chunk.full(len(message.Content)) {
-			if err := chunk.insertBy(ctx, tx, importMessages); err != nil {
-				return err
+			n, err := chunk.insertBy(ctx, tx, importMessages)
+			if err != nil {
+				return 0, err
 			}
-			chunk = messageChunk{}
+			inserted, chunk = inserted+n, messageChunk{}
 		}
 		chunk.add(storage.Delivery{
 			Position: message.Position, Sender: message.Sender, Type: message.Type,
 			Copies: []storage.Copy{{Device: message.Device, Content: message.Content}},
 		}, 0)
 	}
-	return chunk.insertBy(ctx, tx, importMessages)
+	n, err := chunk.insertBy(ctx, tx, importMessages)
+	return inserted + n, err
 }
 
 func (dialect) Addresses(ctx context.Context, tx *sql.Tx, limit int, f func([]sqlstore.Address) error) error {

@@ -21,23 +21,28 @@ const addresses = `
 const messageAt = `
 	SELECT user_id, device_id, position, sender, type, content FROM todevice_messages WHERE rowid = ?1`
 
-func (dialect) ImportMessages(ctx context.Context, tx *sql.Tx, messages []storage.Queued) error {
+func (dialect) ImportMessages(ctx context.Context, tx *sql.Tx, messages []storage.Queued) (inserted int64, err error) {
 	if len(messages) == 0 {
-		return nil
+		return 0, nil
 	}
 	statement, err := tx.PrepareContext(ctx, importMessage)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer statement.Close() //nolint:errcheck // the transaction closes it too
 	for i := range messages {
 		m := &messages[i]
-		_, err = statement.ExecContext(ctx, m.UserID, m.DeviceID, int64(m.Position), m.Sender, m.Type, string(m.Content))
+		result, err := statement.ExecContext(ctx, m.UserID, m.DeviceID, int64(m.Position), m.Sender, m.Type, string(m.Content))
 		if err != nil {
-			return err
+			return 0, err
 		}
+		n, err := result.RowsAffected()
+		if err != nil {
+			return 0, err
+		}
+		inserted += n
 	}
-	return nil
+	return inserted, nil
 }
 
 func (dialect) Addresses(ctx context.Context, tx *sql.Tx, limit int, f func([]sqlstore.Address) error) error {

@@ -21,6 +21,7 @@ type foreign struct {
 	rows   []storage.Queued // unreadable without a sender
 	lines  map[string][]storage.EDU
 	raised types.Position
+	given  types.Position // by the host itself, since it was raised
 
 	page                    int   // most messages of a page, if not zero
 	failRemove, failCommit  error // after what was asked was done
@@ -115,11 +116,14 @@ func (q *foreign) Insert(_ context.Context, tx *sql.Tx, messages []storage.Queue
 	return taken, q.failInsert
 }
 
-func (q *foreign) Given(context.Context, *sql.Tx) (types.Position, error) { return 0, nil }
+func (q *foreign) Given(_ context.Context, tx *sql.Tx) (types.Position, error) {
+	q.check(tx)
+	return q.given, nil
+}
 
 func (q *foreign) Raise(_ context.Context, tx *sql.Tx, atLeast types.Position) (types.Position, error) {
 	q.check(tx)
-	q.raised = max(q.raised, atLeast)
+	q.raised, q.given = max(q.raised, q.given, atLeast), 0
 	return q.raised, nil
 }
 

@@ -18,12 +18,14 @@ func moverTests() map[string]func(*fixture) {
 		"import: in many parts":         moveImportMany,
 		"import: what can't be read":    moveImportUnreadable,
 		"import: broken off":            moveImportBrokenOff,
+		"import: positions taken":       moveImportTaken,
 		"import: nothing":               moveImportNothing,
 		"export":                        moveExport,
 		"export: in many parts":         moveExportMany,
 		"export: shared positions":      moveExportShared,
 		"export: positions taken":       moveExportTaken,
 		"export: broken off":            moveExportBrokenOff,
+		"export: late":                  moveExportLate,
 		"outbox":                        moveOutbox,
 		"outbox: in many parts":         moveOutboxMany,
 		"outbox: broken off":            moveOutboxBrokenOff,
@@ -49,6 +51,13 @@ func (f *fixture) wantHeld(want int) {
 	f.Helper()
 	if held, err := f.store.Held(f.ctx); err != nil || held != want {
 		f.Fatalf("the store holds %d messages (error %v), want %d", held, err, want)
+	}
+}
+
+func (f *fixture) wantImported(want types.Position) {
+	f.Helper()
+	if imported, err := f.store.Imported(f.ctx); err != nil || imported != want {
+		f.Errorf("imported was up to %d (error %v), want %d", imported, err, want)
 	}
 }
 
@@ -87,6 +96,7 @@ func movePresent(f *fixture) {
 
 func moveImport(f *fixture) {
 	own := f.send(alice, 1)
+	f.wantImported(0)
 	q := f.foreign()
 	first, other, second := q.waits(3, alice), q.waits(4, bob), q.waits(900, alice)
 	f.imported(q, storage.Imported{Messages: 3, Through: 900})
@@ -97,6 +107,11 @@ func moveImport(f *fixture) {
 		f.Errorf("%d rows are left in the host's queue", len(q.rows))
 	}
 	f.wantState(storage.State{Writer: f.writer, Last: f.last})
+	f.wantImported(900)
+	q.waits(5, bob)
+	f.imported(q, storage.Imported{Messages: 1, Through: 5})
+	f.imported(q, storage.Imported{})
+	f.wantImported(900)
 }
 
 func moveImportMany(f *fixture) {
@@ -176,6 +191,32 @@ func moveImportBrokenOff(f *fixture) {
 	}
 }
 
+// The host's sequence was set back: what has another message's place stays with the host.
+func moveImportTaken(f *fixture) {
+	q := f.foreign()
+	first, other := q.waits(1, alice), q.waits(2, alice)
+	f.imported(q, storage.Imported{Messages: 2, Through: 2})
+	for i, spoil := range []func(*storage.Queued){
+		func(m *storage.Queued) { m.Content = []byte(`{"another":"message"}`) },
+		func(m *storage.Queued) { m.Sender = "@mallory:example.org" },
+		func(m *storage.Queued) { m.Type = "org.example.other" },
+	} {
+		q.rows = nil
+		q.waits(1, alice)
+		spoil(&q.rows[0])
+		kept := q.rows[0]
+		q.waits(2, alice) // the same message as before, but for white space
+		q.rows[1].Content = append([]byte("{ "), q.rows[1].Content[1:]...)
+		another := q.waits(3+types.Position(i), bob)
+		f.imported(q, storage.Imported{Messages: 2, Unreadable: 1, Through: another.Position})
+		f.wantMessages(alice, []types.Message{first, other})
+		f.same(q.of(alice), []types.Message{kept.Message})
+		if len(q.rows) != 1 {
+			f.Errorf("%d rows are left in the host's queue, want 1", len(q.rows))
+		}
+	}
+}
+
 func moveImportNothing(f *fixture) {
 	want := f.send(alice, 2)
 	q := f.foreign()
@@ -195,7 +236,6 @@ func moveExport(f *fixture) {
 	if q.raised < f.last {
 		f.Errorf("the host goes on at %d, but %d was handed out", q.raised, f.last)
 	}
-	f.wantState(storage.State{Writer: f.writer, Last: f.last})
 	f.exported(q, storage.Exported{})
 	f.same(q.of(alice), toAlice)
 
@@ -204,6 +244,38 @@ func moveExport(f *fixture) {
 	if q.raised != f.last+1000 {
 		f.Errorf("the host went back to %d", q.raised)
 	}
+	// A server that has lost its lock without noticing stores nothing more.
+	if err := f.store.Commit(f.ctx, f.batch([]storage.Delivery{delivery(`{}`, alice)})); !errors.Is(err, storage.ErrFenced) {
+		f.Errorf("a commit after the export ended with %v", err)
+	}
+	if state, err := f.store.State(f.ctx); err != nil || state.Last != f.last {
+		f.Errorf("the last position is %d (error %v), want %d", state.Last, err, f.last)
+	}
+}
+
+// The host ran without the module and gave out positions of its own: what the module still has comes after those.
+func moveExportLate(f *fixture) {
+	toAlice, toBob := f.send(alice, 3), f.send(bob, 1)
+	q := f.foreign()
+	q.given = f.last + 500
+	given := q.given
+	own := q.waits(q.given, alice)
+	f.exported(q, storage.Exported{Messages: 4, Devices: 2, Renumbered: 4})
+	got := slices.Concat(q.of(alice)[1:], q.of(bob))
+	f.same(q.of(alice)[:1], []types.Message{own})
+	for i, want := range append(toAlice, toBob...) {
+		if got[i].Position <= given || got[i].Position > q.raised {
+			f.Errorf("position %d became %d; the host gave %d, and goes on at %d", want.Position, got[i].Position, given, q.raised)
+		}
+		want.Position = got[i].Position
+		f.same(got[i:i+1], []types.Message{want})
+	}
+	// What was taken over from the host before is no sign that it ran since.
+	f.claim()
+	messages := f.send(alice, 1)
+	q.rows, q.given = nil, f.last
+	f.exported(q, storage.Exported{Messages: 1, Devices: 1})
+	f.same(q.of(alice), messages)
 }
 
 func moveExportMany(f *fixture) {

@@ -75,10 +75,15 @@ func newFixture(t *testing.T, open Opener) *fixture {
 	t.Cleanup(cancel)
 	f := &fixture{T: t, ctx: ctx, open: open, store: open(t), writer: "first"}
 	f.must(f.store.Migrate(ctx))
-	last, err := f.store.Claim(ctx, f.writer, 1000)
+	f.claim()
+	return f
+}
+
+func (f *fixture) claim() {
+	f.Helper()
+	last, err := f.store.Claim(f.ctx, f.writer, 1000)
 	f.must(err)
 	f.last = last
-	return f
 }
 
 func (f *fixture) must(err error) {

@@ -24,8 +24,9 @@ type Dialect interface {
 	InsertEDUs(ctx context.Context, tx *sql.Tx, edus []storage.EDU) error
 	InsertTransactions(ctx context.Context, tx *sql.Tx, transactions []storage.Transaction) error
 
-	// ImportMessages inserts messages in bulk and passes over those that are there.
-	ImportMessages(ctx context.Context, tx *sql.Tx, messages []storage.Queued) error
+	// ImportMessages inserts messages in bulk and passes over those whose position their device has already. It returns
+	// how many it inserted.
+	ImportMessages(ctx context.Context, tx *sql.Tx, messages []storage.Queued) (inserted int64, err error)
 
 	// Addresses calls f with the addresses of all messages by position, user and device, at most limit at a time. f may use
 	// the transaction, but not change todevice_messages.

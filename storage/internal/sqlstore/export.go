@@ -53,14 +53,17 @@ type exporting struct {
 	ours, theirs *sql.Tx
 	result       storage.Exported
 
-	left    types.Position // the last position that the store has left behind
-	total   int
-	allowed types.Position // the last position that a message has now
-	spare   types.Position // beyond all others
+	left     types.Position // the last position that the store has left behind
+	imported types.Position // the last position that was ever imported
+	total    int
+	allowed  types.Position // the last position that a message has now
+	spare    types.Position // beyond all others
 }
 
 func (m *exporting) measure(ctx context.Context) error {
-	err := m.ours.QueryRowContext(ctx, `SELECT last FROM todevice_position`).Scan(&m.left)
+	// Whoever claimed the store before commits nothing any more, though it may have lost its lock without noticing: what it
+	// stored from here on would be deleted below.
+	err := m.ours.QueryRowContext(ctx, `UPDATE todevice_position SET writer = 'export' RETURNING last, imported`).Scan(&m.left, &m.imported)
 	if err = positionRow(err); err != nil {
 		return err
 	}
@@ -75,9 +78,18 @@ func (m *exporting) copy(ctx context.Context, theirs *sql.Tx) error {
 	if _, err := m.to.Hold(ctx, theirs); err != nil {
 		return err
 	}
+	given, err := m.to.Given(ctx, theirs)
+	if err != nil {
+		return err
+	}
 	raised, err := m.to.Raise(ctx, theirs, m.left)
 	if err != nil {
 		return err
+	}
+	if given > max(m.left, m.imported) {
+		// The host ran without the module since: clients have gone on, and would have it delete unread what stands
+		// before their tokens. Late is better than never.
+		m.allowed = raised
 	}
 	// Each message moves on by less than there are messages.
 	m.spare = raised + types.Position(m.total)

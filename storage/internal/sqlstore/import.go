@@ -1,8 +1,10 @@
 package sqlstore
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
 
 	"github.com/matrix-org/dendrite/todevicemodule/storage"
@@ -25,6 +27,12 @@ func (s *Store) Present(ctx context.Context) (there bool, err error) {
 func (s *Store) Held(ctx context.Context) (n int, err error) {
 	err = s.db.QueryRowContext(ctx, `SELECT count(*) FROM todevice_messages`).Scan(&n)
 	return n, s.failed(ctx, "count messages", err)
+}
+
+// Imported implements storage.Mover.
+func (s *Store) Imported(ctx context.Context) (through types.Position, err error) {
+	err = s.db.QueryRowContext(ctx, `SELECT imported FROM todevice_position`).Scan(&through)
+	return through, s.failed(ctx, "read the position record", positionRow(err))
 }
 
 // Import implements storage.Mover.
@@ -80,13 +88,14 @@ func (m *importing) copy(ctx context.Context, ours, theirs *sql.Tx) error {
 			return err
 		}
 		if page.Rows == 0 {
-			return nil
+			_, err = ours.ExecContext(ctx, `UPDATE todevice_position SET imported = $1 WHERE imported < $1`, int64(m.done.Through))
+			return err
 		}
 		if page.Through <= m.read {
 			return errNoProgress
 		}
 		m.unreadable = append(m.unreadable, page.Unreadable...)
-		if err = m.store.dialect.ImportMessages(ctx, ours, m.takeable(page.Messages)); err != nil {
+		if err = m.insert(ctx, ours, m.takeable(page.Messages)); err != nil {
 			return err
 		}
 		m.read, rows = page.Through, rows+page.Rows
@@ -110,6 +119,46 @@ func (m *importing) takeable(messages []storage.Queued) []storage.Queued {
 		m.done.Through = max(m.done.Through, message.Position)
 	}
 	return taken
+}
+
+// insert notes the messages that stay with the host, since their device has another one under their position: the host's
+// sequence was set back.
+func (m *importing) insert(ctx context.Context, ours *sql.Tx, messages []storage.Queued) error {
+	inserted, err := m.store.dialect.ImportMessages(ctx, ours, messages)
+	if err != nil || inserted == int64(len(messages)) {
+		return err
+	}
+	for i := range messages {
+		same, err := isHeld(ctx, ours, &messages[i])
+		if err != nil {
+			return err
+		}
+		if !same {
+			m.unreadable = append(m.unreadable, messages[i].Position)
+			m.done.Messages--
+		}
+	}
+	return nil
+}
+
+// isHeld reports whether the message under the position of m is m. An export may have taken white space out of its content.
+func isHeld(ctx context.Context, ours *sql.Tx, m *storage.Queued) (bool, error) {
+	var held types.Message
+	err := ours.QueryRowContext(ctx, `
+		SELECT sender, type, content FROM todevice_messages WHERE user_id = $1 AND device_id = $2 AND position = $3`,
+		m.UserID, m.DeviceID, int64(m.Position)).Scan(&held.Sender, &held.Type, (*[]byte)(&held.Content))
+	if err != nil {
+		return false, err
+	}
+	return held.Sender == m.Sender && held.Type == m.Type && bytes.Equal(compact(held.Content), compact(m.Content)), nil
+}
+
+func compact(content []byte) []byte {
+	var out bytes.Buffer
+	if json.Compact(&out, content) != nil {
+		return content
+	}
+	return out.Bytes()
 }
 
 func importable(m *storage.Queued) bool {
