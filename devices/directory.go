@@ -23,7 +23,7 @@ const AllDevices = "*"
 const (
 	// cachedUsers bounds the cache: at some 10 devices each it is about 20 MiB.
 	cachedUsers = 1 << 14
-	// shards bounds the memory of the change counters. Two users in one shard cost a spare look-up
+	// shards bounds the memory of the change counters. Two users in one shard cost spare look-ups
 	// at each other's changes, nothing else.
 	shards = 1 << 12
 	// fewUsers is up to how many unknown users of one request are looked up one by one, which also
@@ -66,10 +66,11 @@ type Directory struct {
 	// not; nil means that nobody is. It is set before the first use.
 	Observe func(hits, misses int)
 
-	source  Source
-	cache   *lru.Cache[string, cached]
-	seed    maphash.Seed
-	changes [shards]atomic.Uint64
+	source   Source
+	cache    *lru.Cache[string, cached]
+	seed     maphash.Seed
+	changes  [shards]atomic.Uint64
+	changing [shards]atomic.Int64 // how many changes are under way
 }
 
 type cached struct {
@@ -93,9 +94,19 @@ func (d *Directory) Changed(userID string) {
 	d.counter(userID).Add(1)
 }
 
-func (d *Directory) counter(userID string) *atomic.Uint64 {
-	return &d.changes[maphash.String(d.seed, userID)%shards]
+// Change runs change, which creates or deletes devices of a user, and calls Changed when it returns. Until then the host is
+// asked each time: it may show a device to others before the call that creates it returns.
+func (d *Directory) Change(userID string, change func() error) error {
+	underWay := &d.changing[d.shard(userID)]
+	underWay.Add(1)
+	defer underWay.Add(-1) // after Changed: the cache is not believed in between
+	defer d.Changed(userID)
+	return change()
 }
+
+func (d *Directory) shard(userID string) uint64 { return maphash.String(d.seed, userID) % shards }
+
+func (d *Directory) counter(userID string) *atomic.Uint64 { return &d.changes[d.shard(userID)] }
 
 // Resolution is the devices that targets stood for at one moment.
 type Resolution struct {
@@ -203,7 +214,7 @@ func (d *Directory) lookUp(ctx context.Context, users map[string]*user) error {
 	for _, u := range users {
 		known, ok := d.cache.Get(u.id)
 		switch {
-		case ok && known.asOf == u.stamp.value:
+		case ok && known.asOf == u.stamp.value && d.changing[d.shard(u.id)].Load() == 0:
 			u.exists = known.deviceIDs
 		case u.toAll:
 			whole = append(whole, u)

@@ -204,6 +204,32 @@ func TestChangedForgets(t *testing.T) {
 	}
 }
 
+// The host may show a device to others before the call that creates it returns.
+func TestCacheIsNotBelievedDuringAChange(t *testing.T) {
+	d, h := newDirectory(t)
+	resolve(t, d, target("@alice:x", "*", "1"))
+	failure := errors.New("of the change")
+	err := d.Change("@alice:x", func() error {
+		for _, deviceIDs := range [][]string{{"PHONE"}, {"PHONE", "TABLET"}} {
+			h.set("@alice:x", deviceIDs...)
+			if got := copies(resolve(t, d, target("@alice:x", "*", "2"))); len(got) != len(deviceIDs) {
+				t.Errorf("during the change the copies are %v, the devices %v", got, deviceIDs)
+			}
+		}
+		return failure
+	})
+	if !errors.Is(err, failure) {
+		t.Errorf("the error is %v, want that of the change", err)
+	}
+	h.asked()
+	for range 2 {
+		wantCopies(t, resolve(t, d, target("@alice:x", "*", "3")), "@alice:x/PHONE=3", "@alice:x/TABLET=3")
+	}
+	if whole, _ := h.asked(); whole != 1 {
+		t.Errorf("after the change the host was asked %d times, want once", whole)
+	}
+}
+
 func TestLookUpThatRacesWithAChangeIsNotCached(t *testing.T) {
 	d, h := newDirectory(t)
 	answered, proceed := make(chan struct{}), make(chan struct{})

@@ -65,7 +65,7 @@ func NewCleaner(options CleanerOptions) *Cleaner {
 // host is to choose, of which nothing can be left. A device that exists keeps what it has.
 func (c *Cleaner) CreateDevice(ctx context.Context, userID, deviceID string, create func() error) error {
 	if deviceID == "" {
-		return c.change(userID, create)
+		return c.Directory.Change(userID, create)
 	}
 	waiting, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
@@ -77,7 +77,7 @@ func (c *Cleaner) CreateDevice(ctx context.Context, userID, deviceID string, cre
 	if err = c.clean(waiting, userID); err != nil {
 		return err
 	}
-	return c.change(userID, create)
+	return c.Directory.Change(userID, create)
 }
 
 // DeleteDevices has the host delete devices of a user. When it returns nil the queues and the transaction records of
@@ -92,7 +92,7 @@ func (c *Cleaner) DeleteDevices(ctx context.Context, userID string, remove func(
 		return err
 	}
 	defer unlock()
-	removal := c.change(userID, remove)
+	removal := c.Directory.Change(userID, remove)
 	// A removal that failed may have removed some.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.Timeout)
 	defer cancel()
@@ -126,11 +126,6 @@ func (c *Cleaner) takeUnclean() []string {
 	users := slices.Collect(maps.Keys(c.unclean))
 	clear(c.unclean)
 	return users
-}
-
-func (c *Cleaner) change(userID string, change func() error) error {
-	defer c.Directory.Changed(userID)
-	return change()
 }
 
 // lock keeps devices of the user from being created or deleted between the host's answer, which of them exist, and what

@@ -234,6 +234,24 @@ func TestCreatedDeviceFindsNothing(t *testing.T) {
 	})
 }
 
+// The host shows a device to everybody before the call that creates it returns.
+func TestDeviceGetsMessagesWhileItsCreationReturns(t *testing.T) {
+	testdb.Each(t, func(t *testing.T, open testdb.Open) {
+		h := keepHouse(t, open, "B")
+		if err := h.send("B"); err != nil { // from then on bob's devices are known
+			t.Fatal(err)
+		}
+		err := h.CreateDevice(h.ctx, bob.UserID, "NEW", func() error {
+			h.set(bob.UserID, "B", "NEW")
+			return h.send("NEW")
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.wantWaiting(t, map[string]int{"NEW": 1})
+	})
+}
+
 // stuckStore is a database that never answers.
 type stuckStore struct{ storage.Store }
 
