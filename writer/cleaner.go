@@ -43,7 +43,7 @@ type Cleaner struct {
 
 	mu       sync.Mutex
 	changing map[string]*turn    // the users whose devices are being changed
-	unclean  map[string]struct{} // the users of whom deleted devices left something
+	unclean  map[string]struct{} // the users of whom deleted devices may have left something
 }
 
 // turn lets one change of a user's devices through at a time.
@@ -83,7 +83,8 @@ func (c *Cleaner) CreateDevice(ctx context.Context, userID, deviceID string, cre
 // DeleteDevices has the host delete devices of a user. When it returns nil the queues and the transaction records of
 // every device that does not exist are gone, and nothing that is on its way will reach them. After an error of
 // the clean-up the devices are deleted all the same; what is left goes before a device of the same ID is
-// created, or soon, by a Sweeper.
+// created, or soon, by a Sweeper. The same holds for a removal that
+// failed, and may be carried out all the same.
 func (c *Cleaner) DeleteDevices(ctx context.Context, userID string, remove func() error) error {
 	waiting, cancelWait := context.WithTimeout(ctx, c.Timeout)
 	defer cancelWait()
@@ -99,18 +100,22 @@ func (c *Cleaner) DeleteDevices(ctx context.Context, userID string, remove func(
 	if err = c.clean(ctx, userID); err != nil {
 		c.Log.WithError(err).WithField("user_id", userID).Error("to_device: deleting the queues of deleted devices failed, it will be tried again")
 		err = fmt.Errorf("deleting the queues of deleted devices: %w", err)
-		c.noteUnclean(userID)
 	}
-	return errors.Join(removal, err)
+	if err = errors.Join(removal, err); err != nil {
+		c.noteUnclean(userID) // a removal whose answer was lost may be carried out later than the clean-up
+	}
+	return err
 }
 
-// Clean deletes what is kept for devices of a user that do not exist.
+// Clean deletes what is kept for devices of a user that do not exist, and has the Directory ask the host for the user's devices
+// again.
 func (c *Cleaner) Clean(ctx context.Context, userID string) error {
 	unlock, err := c.lock(ctx, userID)
 	if err != nil {
 		return err
 	}
 	defer unlock()
+	c.Directory.Changed(userID) // what is kept may have come through what it still knows
 	return c.clean(ctx, userID)
 }
 

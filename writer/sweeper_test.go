@@ -151,6 +151,42 @@ func TestSweeperCleansAgain(t *testing.T) {
 	})
 }
 
+// A removal whose answer was lost can be carried out after the clean-up, when messages have come for what it removes.
+func TestSweeperCleansAfterALateRemoval(t *testing.T) {
+	testdb.Each(t, func(t *testing.T, open testdb.Open) {
+		h := keepHouse(t, open, "A", "B")
+		sweeper := writer.NewSweeper(h.Cleaner, writer.Bounds{}, quiet())
+		lost := errors.New("the connection was lost")
+		if err := h.DeleteDevices(h.ctx, bob.UserID, func() error { return lost }); !errors.Is(err, lost) {
+			t.Fatalf("the error is %v, want the host's", err)
+		}
+		if err := h.send(devices.AllDevices); err != nil {
+			t.Fatal(err)
+		}
+		h.set(bob.UserID, "B")
+		sweeper.CleanAgain(h.ctx)
+		h.wantWaiting(t, map[string]int{"A": 0, "B": 1})
+	})
+}
+
+// A device that was deleted past the module gets no more messages once its queue was found.
+func TestSweepTellsTheDirectory(t *testing.T) {
+	testdb.Each(t, func(t *testing.T, open testdb.Open) {
+		h := keepHouse(t, open, "A", "B")
+		if err := h.send(devices.AllDevices); err != nil {
+			t.Fatal(err)
+		}
+		h.set(bob.UserID, "B")
+		if err := writer.NewSweeper(h.Cleaner, writer.Bounds{}, quiet()).Sweep(h.ctx); err != nil {
+			t.Fatal(err)
+		}
+		if err := h.send(devices.AllDevices); err != nil {
+			t.Fatal(err)
+		}
+		h.wantWaiting(t, map[string]int{"A": 0, "B": 2})
+	})
+}
+
 // purgeFaultsOnce fails the first purges.
 type purgeFaultsOnce struct {
 	storage.Store
