@@ -83,8 +83,7 @@ func (c *Cleaner) CreateDevice(ctx context.Context, userID, deviceID string, cre
 // DeleteDevices has the host delete devices of a user. When it returns nil the queues and the transaction records of
 // every device that does not exist are gone, and nothing that is on its way will reach them. After an error of
 // the clean-up the devices are deleted all the same; what is left goes before a device of the same ID is
-// created, or soon, by a Sweeper. The same holds for a removal that
-// failed, and may be carried out all the same.
+// created, or soon, by a Sweeper. The same holds for a removal that failed, and may be carried out all the same.
 func (c *Cleaner) DeleteDevices(ctx context.Context, userID string, remove func() error) error {
 	waiting, cancelWait := context.WithTimeout(ctx, c.Timeout)
 	defer cancelWait()

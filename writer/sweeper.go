@@ -34,8 +34,8 @@ type Bounds struct {
 	Age      time.Duration
 }
 
-// Sweeper removes what a crash has left of deleted devices, and holds queues to their bounds, in two goroutines of its own:
-// a sweep over many users takes long, and grown queues do not wait for it.
+// Sweeper removes what a crash has left of deleted devices, and holds queues to their bounds, in three goroutines of its own:
+// a sweep over many users takes long, a clean-up waits for the user's turn, and grown queues wait for neither.
 type Sweeper struct {
 	// Interval is how soon a queue that has grown is held to its bounds. The default is 5 seconds. It is set before Start.
 	Interval time.Duration
@@ -81,7 +81,8 @@ func (s *Sweeper) Grown(wakeups []Wakeup) {
 func (s *Sweeper) Start(ctx context.Context) {
 	ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	s.running.Go(func() { s.sweepAll(ctx) })
-	s.running.Go(func() { s.followUp(ctx) })
+	s.running.Go(func() { s.each(ctx, s.CleanAgain) })
+	s.running.Go(func() { s.each(ctx, s.boundGrown) })
 }
 
 // Stop ends the goroutines.
@@ -90,7 +91,8 @@ func (s *Sweeper) Stop() {
 	s.running.Wait()
 }
 
-func (s *Sweeper) followUp(ctx context.Context) {
+// each runs work at each Interval until ctx ends.
+func (s *Sweeper) each(ctx context.Context, work func(context.Context)) {
 	ticker := time.NewTicker(s.Interval)
 	defer ticker.Stop()
 	for {
@@ -98,11 +100,14 @@ func (s *Sweeper) followUp(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
-			s.CleanAgain(ctx)
-			if err := s.BoundGrown(ctx); err != nil && ctx.Err() == nil {
-				s.log.WithError(err).Warn("to_device: holding queues to their bounds failed, trying again")
-			}
+			work(ctx)
 		}
+	}
+}
+
+func (s *Sweeper) boundGrown(ctx context.Context) {
+	if err := s.BoundGrown(ctx); err != nil && ctx.Err() == nil {
+		s.log.WithError(err).Warn("to_device: holding queues to their bounds failed, trying again")
 	}
 }
 

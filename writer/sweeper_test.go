@@ -267,6 +267,53 @@ func TestGrownQueuesDoNotWaitForASweep(t *testing.T) {
 	})
 }
 
+// watchedStore is a store of which the sweep does not come to its end, and that says when it is asked what it keeps of a user.
+type watchedStore struct {
+	storage.Store
+	asked chan string
+}
+
+func (w watchedStore) Users(ctx context.Context, after string, limit int) ([]string, error) {
+	return longSweep{w.Store}.Users(ctx, after, limit)
+}
+
+func (w watchedStore) Devices(ctx context.Context, userID string) ([]string, error) {
+	select {
+	case w.asked <- userID:
+	default:
+	}
+	return w.Store.Devices(ctx, userID)
+}
+
+// The clean-up after a deletion waits for the user's turn, which one that leaves many rooms keeps for minutes.
+func TestGrownQueuesDoNotWaitForACleanUp(t *testing.T) {
+	testdb.Each(t, func(t *testing.T, open testdb.Open) {
+		h := keepHouse(t, open, "A")
+		h.leave(t, "GONE")
+		h.Store = purgeFaults{h.store}
+		if err := h.DeleteDevices(h.ctx, bob.UserID, func() error { return nil }); !errors.Is(err, faulty.ErrLost) {
+			t.Fatalf("the error is %v", err)
+		}
+		store := watchedStore{h.store, make(chan string, 1)}
+		h.Store = store
+		inside, release, done := make(chan struct{}), make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(done)
+			_ = h.DeleteDevices(h.ctx, bob.UserID, func() error { close(inside); <-release; return nil })
+		}()
+		<-inside
+		defer func() { close(release); <-done }()
+		h.fill(t, "A", 0, 10)
+		sweeper := writer.NewSweeper(h.Cleaner, writer.Bounds{Messages: 3}, quiet())
+		sweeper.Interval = 10 * time.Millisecond
+		sweeper.Start(h.ctx)
+		defer sweeper.Stop()
+		<-store.asked // the clean-up has begun
+		sweeper.Grown([]writer.Wakeup{{UserID: bob.UserID, DeviceIDs: []string{"A"}}})
+		waitFor(t, h.ctx, "the queue was held to its bound", func() bool { return len(h.names(t, "A")) == 3 })
+	})
+}
+
 func TestOldMessagesAreDropped(t *testing.T) {
 	testdb.Each(t, func(t *testing.T, open testdb.Open) {
 		h := keepHouse(t, open, "A", "imported")
