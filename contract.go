@@ -20,7 +20,7 @@ import (
 //   - pass the m.direct_to_device EDUs of every transaction from another server to
 //     Module.ReceiveEDUs, and answer it with a 5xx after an error,
 //   - call Module.RemoteSeen when another server sends a request,
-//   - pass PUT /sendToDevice to Module.SendToDevice once the device is authenticated,
+//   - pass PUT /sendToDevice to Module.SendToDevice as soon as the device is authenticated, with its body still to be read,
 //   - pass the to_device position of every /sync's since token through Module.SinceForSync, then to
 //     Module.AcknowledgeSync, and read the queue by Module.ReadForSync,
 //   - hand out no to_device position but those that come from the module, and

@@ -125,6 +125,7 @@ func New(config Config, host Host, registerer prometheus.Registerer, log *logrus
 		Federates:   host.Federates(),
 		Limits:      routing.Limits{MessageBytes: config.MaxMessageBytes, RequestBytes: config.MaxRequestBytes},
 		KeyRequests: keyRequestRate,
+		NoneDeleted: directory.NoneDeleted,
 		Remember:    config.TransactionRetention,
 		Timeout:     config.RequestTimeout,
 		Trace:       steps,

@@ -24,7 +24,7 @@ const (
 	// cachedUsers bounds the cache: at some 10 devices each it is about 20 MiB.
 	cachedUsers = 1 << 14
 	// shards bounds the memory of the change counters. Two users in one shard cost spare look-ups
-	// at each other's changes, nothing else.
+	// at each other's changes, and a request a repetition at the other's deletions, nothing else.
 	shards = 1 << 12
 	// fewUsers is up to how many unknown users of one request are looked up one by one, which also
 	// fills the cache. Beyond it their devices are looked up together.
@@ -71,6 +71,7 @@ type Directory struct {
 	seed     maphash.Seed
 	changes  [shards]atomic.Uint64
 	changing [shards]atomic.Int64 // how many changes are under way
+	deleted  [shards]atomic.Uint64
 }
 
 type cached struct {
@@ -102,6 +103,19 @@ func (d *Directory) Change(userID string, change func() error) error {
 	defer underWay.Add(-1) // after Changed: the cache is not believed in between
 	defer d.Changed(userID)
 	return change()
+}
+
+// Deleted is to be called after a deletion of a user's devices, whether or not it succeeded, before what is kept for them is
+// deleted too.
+func (d *Directory) Deleted(userID string) { d.deleted[d.shard(userID)].Add(1) }
+
+// NoneDeleted returns a function that reports whether no device of the user was deleted since. Now and then it says no although
+// none was, because one of another user was; called anew, NoneDeleted returns one that says yes. It is safe for concurrent use,
+// and does not block.
+func (d *Directory) NoneDeleted(userID string) func() bool {
+	counter := &d.deleted[d.shard(userID)]
+	before := counter.Load()
+	return func() bool { return counter.Load() == before }
 }
 
 func (d *Directory) shard(userID string) uint64 { return maphash.String(d.seed, userID) % shards }

@@ -230,6 +230,33 @@ func TestCacheIsNotBelievedDuringAChange(t *testing.T) {
 	}
 }
 
+func TestNoneDeleted(t *testing.T) {
+	d, _ := newDirectory(t)
+	alice, bob := d.NoneDeleted("@alice:x"), d.NoneDeleted("@bob:x")
+	d.Changed("@alice:x")
+	if !alice() || !bob() {
+		t.Error("a change is taken for a deletion")
+	}
+	d.Deleted("@alice:x")
+	if alice() || alice() {
+		t.Error("a deletion is not noticed")
+	}
+	if !d.NoneDeleted("@alice:x")() {
+		t.Error("a deletion is noticed by what began after it")
+	}
+	noticed := 0
+	for i := range 1000 {
+		other := d.NoneDeleted(fmt.Sprintf("@user%d:x", i))
+		d.Deleted("@alice:x")
+		if !other() {
+			noticed++
+		}
+	}
+	if noticed > 50 {
+		t.Errorf("a deletion of one user's device is taken for that of %d others of 1000", noticed)
+	}
+}
+
 func TestLookUpThatRacesWithAChangeIsNotCached(t *testing.T) {
 	d, h := newDirectory(t)
 	answered, proceed := make(chan struct{}), make(chan struct{})

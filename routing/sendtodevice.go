@@ -36,6 +36,9 @@ type SendToDevice struct {
 	// KeyRequests limits how many m.room_key_request of one device are taken for devices of other users, each
 	// device named counting as one; nil takes any number.
 	KeyRequests *limiter.Limiter[types.Device]
+	// NoneDeleted is asked when a request begins, and returns what is to say whether no device of the user was deleted since,
+	// as devices.Directory does; nil means that none ever is.
+	NoneDeleted func(userID string) func() bool
 	// Remember is how long a transaction ID is recognised.
 	Remember time.Duration
 	// Timeout is how long a request waits for its message to be stored.
@@ -48,8 +51,10 @@ type SendToDevice struct {
 // Handle answers a request of an authenticated device; the event type and the transaction ID are
 // percent-decoded. It answers 200 only when the message is durably stored for every recipient
 // that exists, 4xx only when the request is at fault, in which case nothing is stored, and 5xx
-// otherwise: then the same request again is stored once.
+// otherwise: then the same request again is stored once. A request that a deletion of devices of its user has overtaken is
+// answered 503 and stores nothing: if its own device is not gone, its repetition does.
 func (h *SendToDevice) Handle(req *http.Request, sender types.Device, eventType, transactionID string) util.JSONResponse {
+	noneDeleted := h.noneDeleted(sender.UserID) // ahead of the body, which may take its time to arrive
 	if res := checkPath("event type", eventType); res != nil {
 		return *res
 	}
@@ -73,6 +78,7 @@ func (h *SendToDevice) Handle(req *http.Request, sender types.Device, eventType,
 		Type:        eventType,
 		Transaction: types.TransactionKey{Device: sender, EventType: eventType, TransactionID: transactionID},
 		Remember:    h.Remember,
+		NoneDeleted: noneDeleted,
 	}
 	remote := h.byServer(&message, h.withinKeyRequestRate(&message, named))
 	accepted := h.accept(&message, len(remote))
@@ -93,6 +99,13 @@ func (h *SendToDevice) Handle(req *http.Request, sender types.Device, eventType,
 		return ErrorResponse(err)
 	}
 	return util.JSONResponse{Code: http.StatusOK, JSON: struct{}{}}
+}
+
+func (h *SendToDevice) noneDeleted(userID string) func() bool {
+	if h.NoneDeleted == nil {
+		return nil
+	}
+	return h.NoneDeleted(userID)
 }
 
 // byServer makes local users the message's targets and returns those of other servers. It passes over what is no user

@@ -81,9 +81,9 @@ func (c *Cleaner) CreateDevice(ctx context.Context, userID, deviceID string, cre
 }
 
 // DeleteDevices has the host delete devices of a user. When it returns nil the queues and the transaction records of
-// every device that does not exist are gone, and nothing that is on its way will reach them. After an error of
-// the clean-up the devices are deleted all the same; what is left goes before a device of the same ID is
-// created, or soon, by a Sweeper. The same holds for a removal that failed, and may be carried out all the same.
+// every device that does not exist are gone, and nothing that is on its way will reach them, or be stored for a request of
+// theirs. After an error of the clean-up the devices are deleted all the same; what is left goes before a device of the same
+// ID is created, or soon, by a Sweeper. The same holds for a removal that failed, and may be carried out all the same.
 func (c *Cleaner) DeleteDevices(ctx context.Context, userID string, remove func() error) error {
 	waiting, cancelWait := context.WithTimeout(ctx, c.Timeout)
 	defer cancelWait()
@@ -93,6 +93,7 @@ func (c *Cleaner) DeleteDevices(ctx context.Context, userID string, remove func(
 	}
 	defer unlock()
 	removal := c.Directory.Change(userID, remove)
+	c.Directory.Deleted(userID)
 	// A removal that failed may have removed some.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.Timeout)
 	defer cancel()

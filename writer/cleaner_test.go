@@ -207,6 +207,62 @@ func TestDeletionOvertakesNothing(t *testing.T) {
 	})
 }
 
+// A request that was authenticated before its device was deleted leaves no transaction, which would swallow the message of the
+// next device under that ID.
+func TestDeletionOvertakesRequestsOfTheDevice(t *testing.T) {
+	testdb.Each(t, func(t *testing.T, open testdb.Open) {
+		h := keepHouse(t, open, "A")
+		carol := types.Device{UserID: "@carol:test", DeviceID: "C"}
+		h.set(carol.UserID, carol.DeviceID)
+		key := types.TransactionKey{Device: bobs("A"), EventType: "org.example.x", TransactionID: "1"}
+		request := func() func() error {
+			m := writer.Message{
+				Sender: bob.UserID, Type: "org.example.x", Transaction: key, Remember: time.Hour,
+				Targets:     []devices.Target{{Device: carol, Content: []byte(`{}`)}},
+				NoneDeleted: h.sender.Directory.NoneDeleted(bob.UserID),
+			}
+			return func() error { return h.sender.Send(h.ctx, m) }
+		}
+		late, queued := request(), request()
+		release := h.holdNextCommit(t)
+		sent, deleted := make(chan error, 1), make(chan error, 1)
+		go func() { sent <- queued() }()
+		h.waitQueued(t, 1)
+		go func() {
+			deleted <- h.DeleteDevices(h.ctx, bob.UserID, func() error { h.set(bob.UserID); return nil })
+		}()
+		h.waitQueued(t, 2) // with what the deletion waits for
+		release()
+		if err := <-deleted; err != nil {
+			t.Fatal(err)
+		}
+		for what, err := range map[string]error{"in the queue": <-sent, "before it": late()} {
+			if !errors.Is(err, writer.ErrUnavailable) {
+				t.Errorf("%s the error is %v", what, err)
+			}
+		}
+		if h.remembered(t, key) {
+			t.Error("a transaction of the deleted device is remembered")
+		}
+		wantStored := func(want int) {
+			t.Helper()
+			if got, err := h.store.Store.Messages(h.ctx, carol, 0, 1<<62, 10, nil); err != nil || len(got) != want {
+				t.Errorf("%d messages are stored (%v), want %d", len(got), err, want)
+			}
+		}
+		wantStored(0)
+		if err := h.CreateDevice(h.ctx, bob.UserID, "A", func() error { h.set(bob.UserID, "A"); return nil }); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			if err := request()(); err != nil {
+				t.Errorf("the next device's request: %v", err)
+			}
+		}
+		wantStored(1)
+	})
+}
+
 // What a crash between the host's deletion and the clean-up has left, or a host without the module, is gone before a device
 // of the same ID is there.
 func TestCreatedDeviceFindsNothing(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/matrix-org/dendrite/todevicemodule/devices"
@@ -21,6 +22,16 @@ type Message struct {
 	Transaction types.TransactionKey
 	Remember    time.Duration
 	Traced      Traced
+	// NoneDeleted reports whether the device that the transaction is of has certainly not been deleted since it was
+	// authenticated; nil means that there is no such device. Once it says no the message is not stored any more: its
+	// transaction would be remembered for the next device of that ID. It is called by several goroutines and must not block.
+	NoneDeleted func() bool
+}
+
+var errSenderDeleted = errors.New("a device of the sender was deleted meanwhile")
+
+func noneDeleted(messages []Message) bool {
+	return !slices.ContainsFunc(messages, func(m Message) bool { return m.NoneDeleted != nil && !m.NoneDeleted() })
 }
 
 // Sender resolves messages to devices and submits them, again and again until the devices are
@@ -32,10 +43,13 @@ type Sender struct {
 
 // Send returns nil once the messages are durably stored, in their order, for every target that exists,
 // or were before. They are stored together: after an error it is all of them or none. Its errors
-// are those of Writer.Submit but for ErrStale; where the host can't say which devices exist it returns
-// ErrUnavailable.
+// are those of Writer.Submit but for ErrStale; where the host can't say which devices exist, or a NoneDeleted says no, it
+// returns ErrUnavailable.
 func (s *Sender) Send(ctx context.Context, messages ...Message) error {
 	for {
+		if !noneDeleted(messages) {
+			return fmt.Errorf("%w: %w", ErrUnavailable, errSenderDeleted)
+		}
 		submission, err := s.resolve(ctx, messages)
 		if err != nil {
 			return fmt.Errorf("%w: looking up the devices: %w", ErrUnavailable, err)
@@ -75,7 +89,7 @@ func (s *Sender) resolve(ctx context.Context, messages []Message) (Submission, e
 				return false
 			}
 		}
-		return true
+		return noneDeleted(messages)
 	}
 	return submission, nil
 }
