@@ -114,6 +114,11 @@ func New(config Config, host Host, registerer prometheus.Registerer, log *logrus
 	if err != nil {
 		return nil, err
 	}
+	// One of its own: names that another server invents are not to push out this server's devices.
+	remoteKeyRequestRate, err := limiter.New[string](float64(config.Limits.KeyRequestsPerSecond), config.Limits.KeyRequestsBurst)
+	if err != nil {
+		return nil, err
+	}
 	origins, err := limiter.New[string](float64(config.Limits.OriginEDUsPerSecond), config.Limits.OriginEDUsBurst)
 	if err != nil {
 		return nil, err
@@ -141,7 +146,7 @@ func New(config Config, host Host, registerer prometheus.Registerer, log *logrus
 		Remember:       config.MessageIDRetention,
 		Timeout:        config.RequestTimeout,
 		Origins:        origins,
-		KeyRequestRate: keyRequestRate,
+		KeyRequestRate: remoteKeyRequestRate,
 		KeyRequest:     m.keyRequests.Check,
 		Observe:        m.metrics.observeReceived,
 		Trace:          steps,

@@ -26,7 +26,7 @@ const (
 	EDUTooLarge          = "too_large"           // over MaxEDUBytes
 	EDUTooManyRecipients = "too_many_recipients" // names more devices than one EDU may
 	EDURefused           = "refused"             // the database will never take it
-	EDUKeyRequestRate    = "key_request_rate"    // its sender's device asks for keys too often
+	EDUKeyRequestRate    = "key_request_rate"    // its sender asks for keys too often
 )
 
 // maxRecipients bounds the devices that one EDU names, and those that are stored together, so that one
@@ -48,9 +48,9 @@ type Federation struct {
 	// Timeout is how long Receive waits for a transaction to be stored; zero means until its context ends.
 	Timeout time.Duration
 	// Origins limits how many EDUs are taken of one server, and KeyRequestRate how many m.room_key_request of one of its
-	// devices; nil takes any number.
+	// users: the device that a content names is the sender's invention. Nil takes any number.
 	Origins        *limiter.Limiter[string]
-	KeyRequestRate *limiter.Limiter[types.Device]
+	KeyRequestRate *limiter.Limiter[string]
 	// KeyRequest is told of each m.room_key_request for a local user once it is stored. It must not block.
 	// Nil means that nobody is told.
 	KeyRequest func(sender, eventType string, content json.RawMessage)
@@ -164,7 +164,7 @@ func (f *Federation) withinKeyRequestRate(m *writer.Message) bool {
 	if m.Type != types.RoomKeyRequest || len(m.Targets) == 0 {
 		return true
 	}
-	return f.KeyRequestRate.Allow(requestingDevice(m.Sender, anyContent(m)), 1)
+	return f.KeyRequestRate.Allow(m.Sender, 1)
 }
 
 // anyContent returns a content of a message with targets, the same each time: the contents of a key request are one request

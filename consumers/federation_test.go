@@ -478,17 +478,20 @@ func TestOriginLimit(t *testing.T) {
 	}
 }
 
-func TestKeyRequestRateOfARemoteDevice(t *testing.T) {
+// The devices that the contents name are the sender's invention, and count for nothing.
+func TestKeyRequestRateOfARemoteUser(t *testing.T) {
 	sender := &sends{}
 	f := newFederation(sender)
 	var err error
-	if f.KeyRequestRate, err = limiter.New[types.Device](1e-9, 2); err != nil {
+	if f.KeyRequestRate, err = limiter.New[string](1e-9, 2); err != nil {
 		t.Fatal(err)
 	}
-	request := func(id, device string) json.RawMessage {
-		return eduWith(fmt.Sprintf(`"sender":"@carol:%s","type":"m.room_key_request","message_id":%q,"messages":{"@bob:here":{"*":{"requesting_device_id":%q}}}`, origin, id, device))
+	request := func(id, user, device string) json.RawMessage {
+		return eduWith(fmt.Sprintf(`"sender":"@%s:%s","type":"m.room_key_request","message_id":%q,"messages":{"@bob:here":{"*":{"requesting_device_id":%q}}}`, user, origin, id, device))
 	}
-	edus := []json.RawMessage{request("1", "A"), request("2", "A"), request("3", "A"), edu("4", toBob), request("5", "B")}
+	edus := []json.RawMessage{
+		request("1", "carol", "A"), request("2", "carol", "B"), request("3", "carol", "C"), edu("4", toBob), request("5", "dan", "A"), request("6", "carol", ""),
+	}
 	if err = f.Receive(t.Context(), origin, edus); err != nil {
 		t.Fatal(err)
 	}

@@ -140,7 +140,7 @@ func TestRefusedEDUsAreTraced(t *testing.T) {
 func TestKeyRequestsOverTheRateAreTraced(t *testing.T) {
 	f, told := newTracedFederation(&sends{})
 	var err error
-	if f.KeyRequestRate, err = limiter.New[types.Device](1e-9, 1); err != nil {
+	if f.KeyRequestRate, err = limiter.New[string](1e-9, 1); err != nil {
 		t.Fatal(err)
 	}
 	request := func(id string) json.RawMessage {
