@@ -48,7 +48,8 @@ type Federation struct {
 	// Timeout is how long Receive waits for a transaction to be stored; zero means until its context ends.
 	Timeout time.Duration
 	// Origins limits how many EDUs are taken of one server, and KeyRequestRate how many m.room_key_request of one of its
-	// users: the device that a content names is the sender's invention. Nil takes any number.
+	// users: the device that a content names is the sender's invention. The key requests of a transaction that is not stored
+	// do not count. Nil takes any number.
 	Origins        *limiter.Limiter[string]
 	KeyRequestRate *limiter.Limiter[string]
 	// KeyRequest is told of each m.room_key_request for a local user once it is stored. It must not block.
@@ -79,13 +80,29 @@ func (f *Federation) Receive(ctx context.Context, origin string, edus []json.Raw
 		ctx, cancel = context.WithTimeout(ctx, f.Timeout)
 		defer cancel()
 	}
+	var counted []string
+	err := f.receive(ctx, origin, edus, &counted)
+	if err != nil {
+		for _, sender := range counted { // the same key requests come again
+			f.KeyRequestRate.GiveBack(sender, 1)
+		}
+	}
+	return err
+}
+
+// receive adds the sender of each key request that counts to counted.
+func (f *Federation) receive(ctx context.Context, origin string, edus []json.RawMessage, counted *[]string) error {
 	var skipped []skippedEDU
 	var batch []writer.Message
 	recipients := 0
 	for _, raw := range edus {
 		message, outcome := f.parse(origin, raw)
-		if outcome == "" && !f.withinKeyRequestRate(&message) {
-			outcome = EDUKeyRequestRate
+		if outcome == "" && isKeyRequest(&message) {
+			if f.KeyRequestRate.Allow(message.Sender, 1) {
+				*counted = append(*counted, message.Sender)
+			} else {
+				outcome = EDUKeyRequestRate
+			}
 		}
 		if outcome != "" {
 			skipped = append(skipped, skippedEDU{message, outcome})
@@ -154,17 +171,13 @@ func (f *Federation) storeEach(ctx context.Context, batch []writer.Message) erro
 
 func (f *Federation) applied(m *writer.Message) {
 	f.observe(EDUApplied)
-	if m.Type != types.RoomKeyRequest || len(m.Targets) == 0 || f.KeyRequest == nil {
-		return
+	if isKeyRequest(m) && f.KeyRequest != nil {
+		f.KeyRequest(m.Sender, m.Type, anyContent(m))
 	}
-	f.KeyRequest(m.Sender, m.Type, anyContent(m))
 }
 
-func (f *Federation) withinKeyRequestRate(m *writer.Message) bool {
-	if m.Type != types.RoomKeyRequest || len(m.Targets) == 0 {
-		return true
-	}
-	return f.KeyRequestRate.Allow(m.Sender, 1)
+func isKeyRequest(m *writer.Message) bool {
+	return m.Type == types.RoomKeyRequest && len(m.Targets) > 0
 }
 
 // anyContent returns a content of a message with targets, the same each time: the contents of a key request are one request

@@ -505,3 +505,34 @@ func TestKeyRequestRateOfARemoteUser(t *testing.T) {
 		t.Errorf("looked after were %v", f.keyRequests)
 	}
 }
+
+// After an error the same EDUs come again, and all of them are taken that would have been at first, whatever was stored already.
+func TestKeyRequestsThatAreNotStoredCountForNothing(t *testing.T) {
+	sender := &sends{errors: []error{writer.ErrUnavailable, nil, writer.ErrUnavailable}}
+	f := newFederation(sender)
+	var err error
+	if f.KeyRequestRate, err = limiter.New[string](1e-9, 2); err != nil {
+		t.Fatal(err)
+	}
+	many := make([]string, 6000)
+	for i := range many {
+		many[i] = fmt.Sprintf(`"%d":{}`, i)
+	}
+	request := func(id string) json.RawMessage { // two of them are too many recipients for one commit
+		return eduWith(fmt.Sprintf(`"sender":"@carol:%s","type":"m.room_key_request","message_id":%q,"messages":{"@bob:here":{%s}}`, origin, id, strings.Join(many, ",")))
+	}
+	edus := []json.RawMessage{request("1"), request("2"), request("3")}
+	for range 2 {
+		if err = f.Receive(t.Context(), origin, edus); !errors.Is(err, writer.ErrUnavailable) {
+			t.Errorf("the error is %v", err)
+		}
+	}
+	for range 2 {
+		if err = f.Receive(t.Context(), origin, edus); err != nil {
+			t.Error(err)
+		}
+	}
+	if got := sender.ids(); got != "1|1|2|1|2" {
+		t.Errorf("to be stored were %s", got)
+	}
+}

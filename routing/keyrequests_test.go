@@ -1,12 +1,15 @@
 package routing_test
 
 import (
+	"context"
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 
 	"github.com/matrix-org/dendrite/todevicemodule/internal/limiter"
 	"github.com/matrix-org/dendrite/todevicemodule/types"
+	"github.com/matrix-org/dendrite/todevicemodule/writer"
 )
 
 // Beyond the rate a device's key requests reach no other user any more, and are answered 200 all the same. Its own user's
@@ -51,5 +54,35 @@ func TestKeyRequestRate(t *testing.T) {
 	laptop := types.Device{UserID: alice.UserID, DeviceID: "LAPTOP"}
 	if got := send(laptop, asking, "5", toBob); got != "1 local and 0 remote" {
 		t.Errorf("another device's request reached %s", got)
+	}
+}
+
+// A request that is not stored is sent again, and then reaches everybody whom it would have reached at first.
+func TestKeyRequestThatIsNotStoredCountsForNothing(t *testing.T) {
+	const burst = 4
+	route, sender := newRoute(usualLimits)
+	var err error
+	if route.KeyRequests, err = limiter.New[types.Device](1e-9, burst); err != nil {
+		t.Fatal(err)
+	}
+	send := func(content string, want int) {
+		t.Helper()
+		sender.messages = nil
+		body := `{"messages":{"@alice:here":{"A":{}},"@bob:here":{"A":{},"B":{},"C":{}},"@carol:there":{"A":` + content + `}}}`
+		if res := route.Handle(put(strings.NewReader(body)), alice, types.RoomKeyRequest, "1"); res.Code != want {
+			t.Errorf("the answer is %d %v, want %d", res.Code, res.JSON, want)
+		}
+	}
+	send(`{"number":-0.5}`, http.StatusBadRequest)
+	sender.send = func(context.Context) error { return writer.ErrUnavailable }
+	for range 2 {
+		send(`{}`, http.StatusServiceUnavailable)
+	}
+	sender.send = nil
+	for _, want := range []string{"4 local and 1 remote", "1 local and 0 remote"} { // alice's own is not counted
+		send(`{}`, http.StatusOK)
+		if m := sender.messages[0]; fmt.Sprint(len(m.Targets), " local and ", len(m.EDUs), " remote") != want {
+			t.Errorf("it reached %d local and %d remote devices, want %s", len(m.Targets), len(m.EDUs), want)
+		}
 	}
 }

@@ -34,7 +34,7 @@ type SendToDevice struct {
 	Federates bool
 	Limits    Limits
 	// KeyRequests limits how many m.room_key_request of one device are taken for devices of other users, each
-	// device named counting as one; nil takes any number.
+	// device named counting as one, unless the message is not stored; nil takes any number.
 	KeyRequests *limiter.Limiter[types.Device]
 	// NoneDeleted is asked when a request begins, and returns what is to say whether no device of the user was deleted since,
 	// as devices.Directory does; nil means that none ever is.
@@ -80,15 +80,18 @@ func (h *SendToDevice) Handle(req *http.Request, sender types.Device, eventType,
 		Remember:    h.Remember,
 		NoneDeleted: noneDeleted,
 	}
-	remote := h.byServer(&message, h.withinKeyRequestRate(&message, named))
+	named, giveBack := h.withinKeyRequestRate(&message, named)
+	remote := h.byServer(&message, named)
 	accepted := h.accept(&message, len(remote))
 	if err := h.pack(&message, remote, accepted); err != nil {
+		giveBack()
 		return *badJSON(quote(err.Error()) + ". Nothing was sent to anyone.")
 	}
 	accepted.tell()
 	ctx, cancel := context.WithTimeout(req.Context(), h.Timeout)
 	defer cancel()
 	if err := h.Sender.Send(ctx, message); err != nil {
+		giveBack()
 		accepted.tellFailed()
 		log := h.Log.WithError(err).WithFields(logrus.Fields{"user_id": sender.UserID, "device_id": sender.DeviceID})
 		if req.Context().Err() != nil {

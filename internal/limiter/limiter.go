@@ -45,3 +45,13 @@ func (l *Limiter[K]) Allow(key K, n int) bool {
 	}
 	return own.AllowN(time.Now(), n)
 }
+
+// GiveBack takes back n events of a key that were allowed and did not happen after all.
+func (l *Limiter[K]) GiveBack(key K, n int) {
+	if l == nil {
+		return
+	}
+	if own, ok := l.limiters.Get(key); ok { // otherwise it begins with a full burst anyway
+		own.AllowN(time.Now(), -n) // what goes beyond the burst is cut off by the next call
+	}
+}

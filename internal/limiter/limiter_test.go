@@ -42,6 +42,25 @@ func TestEachKeyHasItsOwnBurst(t *testing.T) {
 	}
 }
 
+func TestGivenBack(t *testing.T) {
+	l := newLimiter(t, never, 50)
+	for range 3 {
+		if !l.Allow("a", 40) {
+			t.Fatal("what was given back was not allowed again")
+		}
+		l.GiveBack("a", 40)
+	}
+	l.GiveBack("a", 40)
+	l.GiveBack("a", 0)
+	l.GiveBack("b", 40)
+	for _, key := range []string{"a", "b"} {
+		if l.Allow(key, 51) || !l.Allow(key, 50) || l.Allow(key, 1) {
+			t.Errorf("the burst of %s is not 50", key)
+		}
+	}
+	newLimiter(t, 0, 1).GiveBack("a", 1)
+}
+
 func TestLimitOfManyAtOnce(t *testing.T) {
 	l := newLimiter(t, never, 100)
 	var allowed atomic.Int64
