@@ -145,7 +145,7 @@ func (a *API) retry(c *call) util.JSONResponse {
 		return a.answer(nil, err)
 	}
 	retried, err := a.Outbox.Retry(c, line.Destination)
-	if err == nil {
+	if err == nil || retried > 0 {
 		a.tell(c, logrus.Fields{"destination": line.Destination, "retried": retried}, "had a destination tried again")
 	}
 	return a.answer(&Retried{retried}, err)

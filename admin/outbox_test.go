@@ -1,6 +1,7 @@
 package admin_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -11,6 +12,7 @@ import (
 	"github.com/matrix-org/gomatrix"
 
 	"github.com/matrix-org/dendrite/todevicemodule/admin"
+	"github.com/matrix-org/dendrite/todevicemodule/storage"
 	"github.com/matrix-org/dendrite/todevicemodule/trace"
 	"github.com/matrix-org/dendrite/todevicemodule/types"
 )
@@ -166,4 +168,28 @@ func TestRetryAndDiscard(t *testing.T) {
 			}
 		}
 	})
+}
+
+// cutOff is an outbox of which every change fails after the first two EDUs.
+type cutOff struct{ admin.Outbox }
+
+func (cutOff) Retry(context.Context, string) (int, error) { return 2, storage.ErrTransient }
+func (cutOff) Discard(context.Context, string, types.Position) ([]storage.Refusal, error) {
+	return make([]storage.Refusal, 2), storage.ErrTransient
+}
+
+// What was done before an error is in the log, with who has done it.
+func TestRetryAndDiscardThatAreCutOff(t *testing.T) {
+	for method, path := range map[string]string{"POST": "/outbox/" + there + "/retry", "DELETE": "/outbox/" + there + "/refused"} {
+		f := onSQLite(t)
+		f.line(there, "1", at(9))
+		f.options.Outbox = cutOff{f.outbox}
+		f.refused(method, path, http.StatusServiceUnavailable, "M_UNKNOWN")
+		done := map[string]string{"POST": "retried=2", "DELETE": "discarded=2"}[method]
+		for _, what := range []string{`admin="@admin:here.example.org"`, done} {
+			if !strings.Contains(f.log.String(), what) {
+				t.Errorf("%s %s: %s is not in the log:\n%s", method, path, what, f.log.String())
+			}
+		}
+	}
 }

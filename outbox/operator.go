@@ -55,8 +55,8 @@ func (o *Outbox) note(d *destination, err error) {
 }
 
 // Retry has everything that stands aside for a destination sent again now, what was set aside for good included, and makes
-// the host forget that it leaves the destination alone. It returns how many EDUs stood aside. After an error nothing is
-// known to be sent again.
+// the host forget that it leaves the destination alone. It returns how many EDUs stood aside. An error may come after
+// some were readmitted: those are sent again, and it returns how many.
 func (o *Outbox) Retry(ctx context.Context, destination string) (int, error) {
 	return o.readmit(ctx, destination, 0)
 }
@@ -69,7 +69,7 @@ func (o *Outbox) RetryOne(ctx context.Context, destination string, position type
 func (o *Outbox) readmit(ctx context.Context, name string, position types.Position) (int, error) {
 	now := o.Now()
 	n, err := o.Aside.Readmit(ctx, name, position, now.Truncate(time.Microsecond))
-	if err != nil || n == 0 && position != 0 {
+	if n == 0 && (err != nil || position != 0) {
 		return 0, err
 	}
 	o.Host.Revive(name)
@@ -84,11 +84,12 @@ func (o *Outbox) readmit(ctx context.Context, name string, position types.Positi
 	d.failing, d.belled, d.unheard, d.lookAt = false, false, 0, time.Time{}
 	o.forget(d)
 	o.wakeWatch()
-	return n, nil
+	return n, err
 }
 
 // Discard deletes EDUs that stand aside: the one at a position, or every one of the destination's for zero. It returns what it
-// deleted, without the contents. One that is being sent again at that moment may arrive, and does not stand aside again.
+// deleted, without the contents, before an error too. One that is being sent again at that moment may arrive, and does not stand
+// aside again.
 func (o *Outbox) Discard(ctx context.Context, destination string, position types.Position) ([]storage.Refusal, error) {
 	o.mu.Lock()
 	d := o.destination(destination)

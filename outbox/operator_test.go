@@ -9,7 +9,11 @@ import (
 
 	"github.com/matrix-org/gomatrixserverlib"
 
+	"github.com/matrix-org/dendrite/todevicemodule/internal/faulty"
 	"github.com/matrix-org/dendrite/todevicemodule/outbox"
+	"github.com/matrix-org/dendrite/todevicemodule/storage"
+	"github.com/matrix-org/dendrite/todevicemodule/trace"
+	"github.com/matrix-org/dendrite/todevicemodule/types"
 )
 
 // setAside has one message, m, refused for the last time.
@@ -182,6 +186,74 @@ func TestDiscard(t *testing.T) {
 		if gone, err = f.Discard(f.ctx, there, 0); err != nil || len(gone) != 0 || f.Remembered() != 0 {
 			t.Errorf("%+v, %v, %d are remembered", gone, err, f.Remembered())
 		}
+	})
+}
+
+// cutOff is an Aside of which a call for everything changes the first EDU alone, and then fails.
+type cutOff struct {
+	outbox.Aside
+	first types.Position
+}
+
+func (a cutOff) Readmit(ctx context.Context, destination string, _ types.Position, at time.Time) (int, error) {
+	n, err := a.Aside.Readmit(ctx, destination, a.first, at)
+	return n, errors.Join(err, faulty.ErrLost)
+}
+
+func (a cutOff) Discard(ctx context.Context, destination string, _ types.Position) ([]storage.Refusal, error) {
+	gone, err := a.Aside.Discard(ctx, destination, a.first)
+	return gone, errors.Join(err, faulty.ErrLost)
+}
+
+// setAsideTwo has first and second refused for the last time, and what is changed of them cut off after first.
+func (f *fixture) setAsideTwo() {
+	f.Helper()
+	f.start()
+	f.add(edu(there, "first"), edu(there, "second"), edu(there, "other"))
+	f.remote.refuses(400, "first", "second")
+	f.must(f.send())
+	for _, pause := range outbox.Pauses {
+		f.clock.advance(pause)
+		f.must(f.send())
+	}
+	f.remote.on(nil)
+	f.wantForgotten()
+	aside, err := f.real.Aside(f.ctx, there, 0, 2)
+	f.must(err)
+	f.Aside = cutOff{f.real, aside[0].Position}
+}
+
+// What a retry has readmitted before it failed is sent again, and not only after the next start.
+func TestRetryThatIsCutOff(t *testing.T) {
+	each(t, func(f *fixture) {
+		f.setAsideTwo()
+		rings := f.host.rung(there)
+		if n, err := f.Retry(f.ctx, there); n != 1 || !errors.Is(err, faulty.ErrLost) || f.host.timesRevived() != 1 {
+			t.Errorf("%d, %v, revived %d times", n, err, f.host.timesRevived())
+		}
+		f.wantRings(there, rings+1)
+		f.must(f.send())
+		f.wantArrived([]string{"other", "first"})
+		f.wantForgotten()
+	})
+}
+
+// What a discard has deleted before it failed is traced, and nothing else.
+func TestDiscardThatIsCutOff(t *testing.T) {
+	each(t, func(f *fixture) {
+		f.setAsideTwo()
+		gone, err := f.Discard(f.ctx, there, 0)
+		if len(gone) != 1 || gone[0].MessageID != "first" || !errors.Is(err, faulty.ErrLost) {
+			t.Errorf("%+v, %v", gone, err)
+		}
+		if _, setAside := f.kept(); setAside != 1 {
+			t.Errorf("%d are set aside, want second", setAside)
+		}
+		records := f.traced.Records()
+		if r := records[len(records)-1]; r.Step != trace.Dropped || r.EDUID != "first" || records[len(records)-2].Step == trace.Dropped {
+			t.Errorf("the last steps are %+v", records[len(records)-2:])
+		}
+		f.wantForgotten()
 	})
 }
 

@@ -304,11 +304,12 @@ type Inspector interface {
 	Aside(ctx context.Context, destination string, after types.Position, limit int) ([]Refusal, error)
 
 	// Readmit has EDUs that stand aside, those set aside for good included, sent again at the given time: the one at a position,
-	// or every one of the destination's for zero. It returns how many there were.
+	// or every one of the destination's for zero. It returns how many there were. An error may come after some were
+	// readmitted: it returns how many of them.
 	Readmit(ctx context.Context, destination string, position types.Position, at time.Time) (int, error)
 
 	// Discard deletes EDUs that stand aside: the one at a position, or every one of the destination's for zero. It returns
-	// what it deleted, without the contents.
+	// what it deleted, without the contents. An error may come after some were deleted: it returns those of them.
 	Discard(ctx context.Context, destination string, position types.Position) ([]Refusal, error)
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/matrix-org/dendrite/todevicemodule/internal/pgtest"
 	"github.com/matrix-org/dendrite/todevicemodule/storage"
+	"github.com/matrix-org/dendrite/todevicemodule/storage/internal/sqlstoretest"
 	"github.com/matrix-org/dendrite/todevicemodule/storage/postgres"
 )
 
@@ -165,4 +166,12 @@ func TestLinePlans(t *testing.T) {
 		wantIndex(t, db, "todevice_refused_pkey", postgres.DiscardStatement, "7", 0, 1000)
 		fill(t, db, `ANALYSE`)
 	}
+}
+
+func TestChangesOfWhatStandsAsideAreCutOff(t *testing.T) {
+	db := openDB(t, pgtest.NewSchema(t))
+	sqlstoretest.CutOff(t, db, postgres.New(db),
+		`CREATE FUNCTION faulty() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'faulty'; END $$`,
+		`CREATE TRIGGER faulty BEFORE UPDATE OR DELETE ON todevice_refused FOR EACH ROW WHEN (OLD.message_id = 'faulty') EXECUTE FUNCTION faulty()`,
+	)
 }

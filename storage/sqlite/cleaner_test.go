@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/matrix-org/dendrite/todevicemodule/storage"
+	"github.com/matrix-org/dendrite/todevicemodule/storage/internal/sqlstoretest"
 	"github.com/matrix-org/dendrite/todevicemodule/storage/sqlite"
 	"github.com/matrix-org/dendrite/todevicemodule/types"
 )
@@ -45,4 +46,13 @@ func TestCleaningNothingDoesNotWrite(t *testing.T) {
 			t.Errorf("%s: %d transactions, want %d", name, counter.transactions, c.writes)
 		}
 	}
+}
+
+func TestChangesOfWhatStandsAsideAreCutOff(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "dendrite.db")
+	db := openDB(t, path)
+	sqlstoretest.CutOff(t, db, sqlite.New(db, sqlite.NewWriter(db), path),
+		`CREATE TRIGGER faulty_update BEFORE UPDATE ON todevice_refused WHEN OLD.message_id = 'faulty' BEGIN SELECT RAISE(FAIL, 'faulty'); END`,
+		`CREATE TRIGGER faulty_delete BEFORE DELETE ON todevice_refused WHEN OLD.message_id = 'faulty' BEGIN SELECT RAISE(FAIL, 'faulty'); END`,
+	)
 }

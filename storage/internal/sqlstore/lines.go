@@ -95,40 +95,41 @@ func (s *Store) Readmit(ctx context.Context, destination string, position types.
 	if at.IsZero() {
 		return 0, errors.New("readmit what stands aside: the zero time means never")
 	}
-	readmitted := int64(0)
+	var readmitted, changed int64
 	err := s.eachAside(ctx, destination, position, func(ctx context.Context, tx *sql.Tx, after, through types.Position) error {
 		result, err := tx.ExecContext(ctx, s.sql.Inspect.Readmit, destination, int64(after), int64(through), at.UnixMicro())
 		if err != nil {
 			return err
 		}
-		changed, err := result.RowsAffected()
-		readmitted += changed
+		changed, err = result.RowsAffected()
 		return err
-	})
+	}, func() { readmitted += changed })
 	if err != nil {
-		return 0, s.failed(ctx, "readmit what stands aside", err)
+		err = s.failed(ctx, "readmit what stands aside", err)
 	}
-	return int(readmitted), nil
+	return int(readmitted), err
 }
 
 // Discard implements storage.Store.
 func (s *Store) Discard(ctx context.Context, destination string, position types.Position) (discarded []storage.Refusal, err error) {
+	var chunk []storage.Refusal
 	err = s.eachAside(ctx, destination, position, func(ctx context.Context, tx *sql.Tx, after, through types.Position) error {
+		chunk = nil
 		rows, err := tx.QueryContext(ctx, s.sql.Inspect.Discard, destination, int64(after), int64(through))
-		return eachRow(rows, err, func(rows *sql.Rows) error { return scanAside(rows, destination, &discarded) })
-	})
+		return eachRow(rows, err, func(rows *sql.Rows) error { return scanAside(rows, destination, &chunk) })
+	}, func() { discarded = append(discarded, chunk...) })
 	if err != nil {
-		return nil, s.failed(ctx, "discard what stands aside", err)
+		err = s.failed(ctx, "discard what stands aside", err)
 	}
 	// The databases return what they delete in an order of their own.
 	slices.SortFunc(discarded, func(a, b storage.Refusal) int { return cmp.Compare(a.Position, b.Position) })
-	return discarded, nil
+	return discarded, err
 }
 
 // eachAside runs change in a transaction for every deletedAtOnce of the EDUs that stand aside: the one at a position,
-// or all of them for zero. Without any it begins no transaction.
+// or all of them for zero. Without any it begins no transaction. It calls committed after each commit.
 func (s *Store) eachAside(ctx context.Context, destination string, position types.Position,
-	change func(ctx context.Context, tx *sql.Tx, after, through types.Position) error,
+	change func(ctx context.Context, tx *sql.Tx, after, through types.Position) error, committed func(),
 ) error {
 	after, limit := types.Position(math.MinInt64), deletedAtOnce
 	if position != 0 {
@@ -144,8 +145,12 @@ func (s *Store) eachAside(ctx context.Context, destination string, position type
 			return nil
 		}
 		err = s.dialect.Transact(ctx, func(ctx context.Context, tx *sql.Tx) error { return change(ctx, tx, after, through) })
-		if err != nil || position != 0 || len(chunk) < limit {
+		if err != nil {
 			return err
+		}
+		committed()
+		if position != 0 || len(chunk) < limit {
+			return nil
 		}
 		after = through
 	}
