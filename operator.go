@@ -1,7 +1,6 @@
 package todevicemodule
 
 import (
-	"context"
 	"runtime/debug"
 	"strings"
 	"time"
@@ -10,7 +9,6 @@ import (
 	dto "github.com/prometheus/client_model/go"
 
 	"github.com/matrix-org/dendrite/todevicemodule/admin"
-	"github.com/matrix-org/dendrite/todevicemodule/types"
 )
 
 // AdminRoutes returns the calls of the admin API. The host serves them below admin.Prefix, or a prefix of its own, to
@@ -29,11 +27,10 @@ func (m *Module) newAdmin(host Host) (*admin.API, error) {
 		Outbox:      m.outbox,
 		UserDevices: host.UserDevices,
 		IsLocal:     host.IsLocalServer,
-		Purge: func(ctx context.Context, device types.Device) (int, error) {
-			return m.cleaner.Purge(ctx, device, m.writer.Published())
-		},
-		StoredAt: m.storedAt,
-		Find:     m.trace.Find,
+		Published:   m.writer.Published,
+		Purge:       m.cleaner.Purge,
+		Find:        m.trace.Find,
+		StoredAt:    m.storedAt,
 		Info: func() admin.Info {
 			return admin.Info{Version: version, Started: started, LastPosition: m.writer.Published(), Counters: counters(own)}
 		},

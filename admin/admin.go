@@ -58,8 +58,10 @@ type Options struct {
 	// UserDevices returns the IDs of a local user's devices; none for a user that does not exist.
 	UserDevices func(ctx context.Context, userID string) ([]string, error)
 	IsLocal     func(serverName string) bool
-	// Purge deletes what waits for a device now, and returns how many messages that were.
-	Purge func(ctx context.Context, device types.Device) (int, error)
+	// Published returns the last position that is stored.
+	Published func() types.Position
+	// Purge deletes what waits for a device up to a position, and returns how many messages that were.
+	Purge func(ctx context.Context, device types.Device, through types.Position) (int, error)
 	// StoredAt returns when a waiting message was stored, or false if that is not known.
 	StoredAt func(types.Position) (time.Time, bool)
 	Find     func(trace.Query) trace.Result

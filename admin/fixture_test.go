@@ -79,10 +79,9 @@ func newFixture(t *testing.T, store *testdb.Store) *fixture {
 		Outbox:      f.outbox,
 		UserDevices: func(_ context.Context, userID string) ([]string, error) { return f.devices[userID], nil },
 		IsLocal:     func(serverName string) bool { return serverName == here },
-		Purge: func(ctx context.Context, device types.Device) (int, error) {
-			return store.Purge(ctx, device, f.purge)
-		},
-		Find: f.ring.Find,
+		Published:   func() types.Position { return f.purge },
+		Purge:       store.Purge,
+		Find:        f.ring.Find,
 		Info: func() admin.Info {
 			return admin.Info{
 				Version: "v1.2.3", Started: now.Add(-time.Hour), LastPosition: f.last,

@@ -110,6 +110,7 @@ func (a *API) deleteQueues(c *call) (*Deleted, error) {
 	if err != nil {
 		return nil, err
 	}
+	through := a.Published() // for all devices: the first ones may take a while
 	kept, exist, err := a.devices(c, userID)
 	if err != nil {
 		return nil, err
@@ -119,7 +120,7 @@ func (a *API) deleteQueues(c *call) (*Deleted, error) {
 	}
 	res := &Deleted{}
 	for _, deviceID := range kept {
-		deleted, err := a.purge(c, types.Device{UserID: userID, DeviceID: deviceID})
+		deleted, err := a.purge(c, types.Device{UserID: userID, DeviceID: deviceID}, through)
 		res.Deleted += deleted
 		if err != nil {
 			return nil, err
@@ -137,18 +138,19 @@ func (a *API) deleteQueue(c *call) (*Deleted, error) {
 	if err == nil {
 		err = c.only()
 	}
+	through := a.Published()
 	if err == nil {
 		err = a.exists(c, device)
 	}
 	if err != nil {
 		return nil, err
 	}
-	deleted, err := a.purge(c, device)
+	deleted, err := a.purge(c, device, through)
 	return &Deleted{deleted}, err
 }
 
-func (a *API) purge(c *call, device types.Device) (int, error) {
-	deleted, err := a.Purge(c, device)
+func (a *API) purge(c *call, device types.Device, through types.Position) (int, error) {
+	deleted, err := a.Purge(c, device, through)
 	if deleted > 0 {
 		a.tell(c, logrus.Fields{"user_id": device.UserID, "device_id": device.DeviceID, "deleted": deleted}, "purged a queue")
 	}

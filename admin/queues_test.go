@@ -1,6 +1,7 @@
 package admin_test
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -125,4 +126,41 @@ func TestPurge(t *testing.T) {
 		}
 		f.refused("DELETE", queuePath(two), http.StatusNotFound, "M_NOT_FOUND")
 	})
+}
+
+// What is stored for one device while another one's queue is purged stays.
+func TestPurgeOfAUserSparesWhatIsStoredLater(t *testing.T) {
+	each(t, func(f *fixture) {
+		one, two := device("bob", "ONE"), device("bob", "TWO")
+		f.add(message{one, at(60), ""}, message{two, at(50), ""})
+		f.options.Published = func() types.Position { return f.last }
+		f.options.Purge = func(ctx context.Context, d types.Device, through types.Position) (int, error) {
+			deleted, err := f.store.Purge(ctx, d, through)
+			if d == one {
+				f.add(message{two, f.last + 1, "later"})
+			}
+			return deleted, err
+		}
+		if got := want[admin.Deleted](f, "DELETE", "/queues/"+url.PathEscape(user("bob"))); got.Deleted != 2 {
+			f.Errorf("deleted: %d", got.Deleted)
+		}
+		if left := want[admin.Messages](f, "GET", queuePath(two)).Messages; len(left) != 1 || left[0].MessageID != "later" {
+			f.Errorf("left: %+v", left)
+		}
+	})
+}
+
+// What is stored while the host is asked for the device stays too.
+func TestPurgeOfADeviceSparesWhatIsStoredLater(t *testing.T) {
+	f := onSQLite(t)
+	bobs := device("bob", "ONE")
+	f.add(message{bobs, at(60), ""})
+	f.options.Published = func() types.Position { return f.last }
+	f.options.UserDevices = func(context.Context, string) ([]string, error) {
+		f.add(message{bobs, f.last + 1, "later"})
+		return nil, nil
+	}
+	if got := want[admin.Deleted](f, "DELETE", queuePath(bobs)); got.Deleted != 1 {
+		f.Errorf("deleted: %d", got.Deleted)
+	}
 }
