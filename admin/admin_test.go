@@ -102,7 +102,11 @@ func TestBadInput(t *testing.T) {
 		{"GET", "/queues?order=name", 400, "M_INVALID_PARAM"},
 		{"GET", "/queues?after=x", 400, "M_INVALID_PARAM"},
 		{"GET", "/queues?after=" + long, 400, "M_INVALID_PARAM"},
-		{"GET", "/queues?after=bnVsbA&order=age", 200, ""}, // null, as good as none
+		{"GET", "/queues?order=", 400, "M_INVALID_PARAM"},
+		{"GET", "/queues?after=", 400, "M_INVALID_PARAM"},
+		{"GET", "/queues?after=bnVsbA", 400, "M_INVALID_PARAM"}, // null
+		{"GET", "/outbox?after=" + encode(" null\n"), 400, "M_INVALID_PARAM"},
+		{"GET", bob + "/A?after=bnVsbA", 400, "M_INVALID_PARAM"},
 		{"GET", "/queues?order=age&after=" + bySize, 400, "M_INVALID_PARAM"},
 		{"GET", "/queues?after=" + encode(strings.ReplaceAll(string(decoded), "@bob", `@b\u0000b`)), 400, "M_INVALID_PARAM"},
 		{"GET", "/queues/bob/A", 400, "M_INVALID_PARAM"},

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -78,7 +79,9 @@ func (c *call) page(after any, names ...string) (limit int, err error) {
 		return limit, err
 	}
 	cursor := c.query.Get("after")
-	if decoded, decodeErr := base64.RawURLEncoding.DecodeString(cursor); decodeErr != nil || len(cursor) > maxCursorBytes || json.Unmarshal(decoded, after) != nil {
+	decoded, decodeErr := base64.RawURLEncoding.DecodeString(cursor)
+	// null is taken for any value, and would be the first page.
+	if decodeErr != nil || len(cursor) > maxCursorBytes || json.Unmarshal(decoded, after) != nil || string(bytes.TrimSpace(decoded)) == "null" {
 		return 0, invalidCursor()
 	}
 	return limit, nil

@@ -12,7 +12,7 @@ import (
 	"github.com/matrix-org/dendrite/todevicemodule/types"
 )
 
-var orders = map[string]storage.Order{"": storage.BySize, "size": storage.BySize, "age": storage.ByAge}
+var orders = map[string]storage.Order{"size": storage.BySize, "age": storage.ByAge}
 
 // queueCursor is where a page of queues ended.
 type queueCursor struct {
@@ -33,8 +33,8 @@ func (a *API) readQueues(c *call) (*Queues, error) {
 	if err != nil {
 		return nil, err
 	}
-	order, known := orders[c.query.Get("order")]
-	if !known {
+	order, known := orders[c.query.Get("order")] // BySize, the zero value, without one
+	if !known && c.query.Has("order") {
 		return nil, invalidParam("order must be size or age.")
 	}
 	var after *storage.Queue
