@@ -3,6 +3,7 @@ package outbox
 import (
 	"encoding/json"
 	"errors"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -16,7 +17,8 @@ const maxErrorRunes = 200
 type Answer struct {
 	Status  int    // zero if there was no answer
 	ErrCode string // empty if the answer was no standard error response
-	// Error is the error of the answer, or why there was none: at most 200 characters.
+	// Error is the error of the answer, or why there was none: at most 200 characters. What it may quote of a message is left
+	// out: it ends at the first object or list, and double quotes have nothing in them.
 	Error string
 }
 
@@ -25,7 +27,7 @@ func answerTo(err error) Answer {
 	if errors.As(err, &answer) {
 		return newAnswer(answer.Code, string(answer.Contents))
 	}
-	return Answer{Error: clip(err.Error())}
+	return Answer{Error: clip(withoutQuotes(err.Error(), "{"))} // an address may have brackets
 }
 
 // ParseAnswer reads the Answer of a storage.Refusal.
@@ -59,10 +61,28 @@ func newAnswer(status int, body string) Answer {
 		case "errcode":
 			a.ErrCode = clip(text)
 		case "error":
-			a.Error = clip(text)
+			a.Error = clip(withoutQuotes(text, "{["))
 		}
 	}
 	return a
+}
+
+// quoted is a text in double quotes, or without the second one all that is left.
+var quoted = regexp.MustCompile(`(?s)"(?:[^"\\]|\\.)*(?:"|\\?\z)`)
+
+// withoutQuotes returns a text up to the first of the characters that JSON begins with, and without what is in double quotes:
+// parsers show there what they could not parse.
+func withoutQuotes(text, begins string) string {
+	const omission = "…"
+	at := strings.IndexAny(text, begins)
+	if at >= 0 {
+		text = text[:at]
+	}
+	text = quoted.ReplaceAllLiteralString(text, `"`+omission+`"`)
+	if at >= 0 {
+		text += omission
+	}
+	return text
 }
 
 func clip(text string) string {
