@@ -47,15 +47,20 @@ func (a *API) answer(value any, err error) util.JSONResponse {
 		storage.ErrTransient, writer.ErrUnavailable, writer.ErrStopped, errHost, context.DeadlineExceeded, context.Canceled,
 	} {
 		if errors.Is(err, passes) {
-			return util.JSONResponse{
-				Code:    http.StatusServiceUnavailable,
-				JSON:    spec.MatrixError{ErrCode: spec.ErrorUnknown, Err: "The server can't reach its database at the moment. Try again; the log says more."},
-				Headers: map[string]string{"Retry-After": "1"},
-			}
+			return Unavailable()
 		}
 	}
 	return util.JSONResponse{
 		Code: http.StatusInternalServerError,
 		JSON: spec.MatrixError{ErrCode: spec.ErrorUnknown, Err: "Internal server error. The log says more."},
+	}
+}
+
+// Unavailable is the answer while a database is away. It is for the host too, which looks up who calls.
+func Unavailable() util.JSONResponse {
+	return util.JSONResponse{
+		Code:    http.StatusServiceUnavailable,
+		JSON:    spec.MatrixError{ErrCode: spec.ErrorUnknown, Err: "The server can't reach its database at the moment. Try again; the log says more."},
+		Headers: map[string]string{"Retry-After": "1"},
 	}
 }

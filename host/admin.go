@@ -8,6 +8,8 @@ import (
 	userapi "github.com/matrix-org/dendrite/userapi/api"
 	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/matrix-org/util"
+
+	"github.com/matrix-org/dendrite/todevicemodule/admin"
 )
 
 // adminPrefix is admin.Prefix below httputil.DendriteAdminPathPrefix.
@@ -17,7 +19,10 @@ const adminPrefix = "/admin/toDevice"
 // other paths with 404 and other methods with 405.
 func (d *Dendrite) addAdminRoutes(router *mux.Router) {
 	for _, route := range d.module.AdminRoutes() {
-		handler := httputil.MakeAdminAPI(route.Name, *d.userAPI.Load(), func(req *http.Request, device *userapi.Device) util.JSONResponse {
+		handler := d.makeAuthAPI(route.Name, admin.Unavailable(), func(req *http.Request, device *userapi.Device) util.JSONResponse {
+			if device.AccountType != userapi.AccountTypeAdmin { // as httputil.MakeAdminAPI has it
+				return util.JSONResponse{Code: http.StatusForbidden, JSON: spec.Forbidden("This API can only be used by admin users.")}
+			}
 			variables, err := httputil.URLDecodeMapValues(mux.Vars(req))
 			if err != nil {
 				return util.JSONResponse{

@@ -13,13 +13,14 @@ import (
 	"github.com/matrix-org/util"
 
 	"github.com/matrix-org/dendrite/todevicemodule/routing"
+	"github.com/matrix-org/dendrite/todevicemodule/storage"
 	"github.com/matrix-org/dendrite/todevicemodule/types"
 )
 
 // addSendToDeviceRoute must be called before the host's own routes are added: the router takes the
 // first match. Versions and guests are as in the host.
 func (d *Dendrite) addSendToDeviceRoute(client *mux.Router) {
-	handler := httputil.MakeAuthAPI("send_to_device", *d.userAPI.Load(), func(req *http.Request, device *userapi.Device) util.JSONResponse {
+	handler := d.makeAuthAPI("send_to_device", routing.ErrorResponse(storage.ErrTransient), func(req *http.Request, device *userapi.Device) util.JSONResponse {
 		vars, err := httputil.URLDecodeMapValues(mux.Vars(req))
 		if err != nil {
 			return util.JSONResponse{
