@@ -4,7 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"slices"
+	"strings"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -169,14 +169,46 @@ func (c *Config) faults() (faults []error) {
 	lasts("request_timeout", c.RequestTimeout, 100*time.Millisecond, 4*time.Minute)
 	between("trace_records", c.TraceRecords, 0, 1_000_000)
 	faults = append(faults, c.Limits.faults()...)
-	if u, err := url.Parse(c.Admin.URL); err != nil || !slices.Contains([]string{"http", "https", "unix"}, u.Scheme) {
-		faults = append(faults, fmt.Errorf("%s.admin.url: must be a URL that begins with http://, https:// or unix://, but is %q", ConfigSection, c.Admin.URL))
+	if !isAdminURL(c.Admin.URL) {
+		faults = append(faults, fmt.Errorf("%s.admin.url: must be like http://localhost:8008 or unix:///path, without a user or a query", ConfigSection))
+	}
+	if !isConnectionString(c.Database.ConnectionString) {
+		faults = append(faults, fmt.Errorf("%s.database.connection_string: must be like postgresql://user:password@host/name, or file:name.db", ConfigSection)) // it has a password in it
 	}
 	if c.Database.MaxOpenConns == 1 {
 		// One connection holds the lock that keeps a second server out.
 		faults = append(faults, fmt.Errorf("%s.database.max_open_conns: must be 2 or more, or 0 for no limit, but is 1", ConfigSection))
 	}
 	return faults
+}
+
+// isAdminURL tells if a URL is one that the command line takes.
+func isAdminURL(text string) bool {
+	u, err := url.Parse(text)
+	switch {
+	case err != nil || u.User != nil || u.RawQuery != "" || u.Fragment != "":
+		return false
+	case u.Scheme == "unix":
+		return u.Host == "" && u.Path != ""
+	default:
+		return (u.Scheme == "http" || u.Scheme == "https") && u.Host != ""
+	}
+}
+
+// isConnectionString tells if PostgreSQL's or SQLite's driver may take a connection string, or it is empty.
+func isConnectionString(text string) bool {
+	u, err := url.Parse(text)
+	switch {
+	case text == "":
+		return true
+	case strings.HasPrefix(text, "file:"):
+		return err == nil && u.Opaque+u.Path != ""
+	case strings.HasPrefix(text, "postgres://"), strings.HasPrefix(text, "postgresql://"):
+		return err == nil
+	default: // host=localhost dbname=dendrite
+		name, _, found := strings.Cut(text, "=")
+		return found && !strings.Contains(name, ":")
+	}
 }
 
 func (l *LimitsConfig) faults() (faults []error) {

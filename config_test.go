@@ -239,6 +239,21 @@ func TestBounds(t *testing.T) {
 		{"limits.key_requests_per_second", "1000000", "1000001"},
 		{"limits.key_requests_burst", "1", "0"},
 		{"admin.url", "unix:///run/dendrite.sock", "localhost:8008"},
+		{"admin.url", "http://[::1]:8008/prefix", "http://"},
+		{"admin.url", "https://example.org", "https:///path"},
+		{"admin.url", "https://example.org/", "https://user@example.org"},
+		{"admin.url", "http://localhost", "http://localhost?x=y"},
+		{"admin.url", "http://localhost", "'http://localhost#x'"},
+		{"admin.url", "http://localhost", "''"},
+		{"admin.url", "unix:///s", "unix://run/dendrite.sock"},
+		{"admin.url", "unix:/s", "'unix://'"},
+		{"admin.url", "http://localhost", "http://a b"},
+		{"database.connection_string", "''", "dendrite.db"},
+		{"database.connection_string", "file:dendrite.db", "'file:'"},
+		{"database.connection_string", "file:///var/lib/dendrite.db", "sqlite:dendrite.db"},
+		{"database.connection_string", "postgresql://u:p@localhost/d?sslmode=disable", "mysql://u:p@localhost/d?ssl=x"},
+		{"database.connection_string", "postgres:///d", "postgres://u:p@localhost:port/d"},
+		{"database.connection_string", "host=/run dbname=d password=a://b", "' '"},
 	} {
 		nested := func(value string) string {
 			text := "to_device:\n  enabled: true"
@@ -258,6 +273,14 @@ func TestBounds(t *testing.T) {
 		if keys := faultyKeys(t, "to_device: {enabled: true, database: {max_open_conns: "+value+"}}"); (keys == nil) != ok {
 			t.Errorf("max_open_conns: %s has faults in %v", value, keys)
 		}
+	}
+}
+
+// A connection string has a password in it, and faults are printed and logged.
+func TestFaultyConnectionStringIsNotRepeated(t *testing.T) {
+	_, err := todevicemodule.ParseConfig([]byte("to_device: {enabled: true, database: {connection_string: 'postgres://u:secret@h:x/d'}}"))
+	if err == nil || strings.Contains(err.Error(), "secret") {
+		t.Errorf("the error is %v", err)
 	}
 }
 

@@ -122,7 +122,7 @@ func clientFor(server, token string) (*client, error) {
 		},
 	}
 	switch {
-	case u.Scheme == "unix" && u.Path != "":
+	case u.Scheme == "unix" && u.Host == "" && u.Path != "":
 		transport.Proxy = nil
 		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", u.Path)
