@@ -69,16 +69,16 @@ func (c *commandLine) run(t *testing.T, code int, args ...string) (out, errs str
 	return out, errs
 }
 
-// ask is run for a subcommand that asks the server.
+// ask is run for a subcommand that asks the server. Flags go before names.
 func (c *commandLine) ask(t *testing.T, code int, args ...string) (out, errs string) {
 	t.Helper()
-	return c.run(t, code, append(args, "-url", c.server.URL)...)
+	return c.run(t, code, slices.Insert(slices.Clone(args), 1, "-url", c.server.URL)...)
 }
 
 // json runs a subcommand with --json and decodes all that it prints.
 func (c *commandLine) json(t *testing.T, into any, args ...string) {
 	t.Helper()
-	out, _ := c.ask(t, exitDone, append(args, "--json")...)
+	out, _ := c.ask(t, exitDone, slices.Insert(slices.Clone(args), 1, "--json")...)
 	decoder := json.NewDecoder(strings.NewReader(out))
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(into); err != nil || decoder.More() {
@@ -205,11 +205,13 @@ func (c *commandLine) change(t *testing.T, site *adminSite, refused []admin.Refu
 
 	c.ask(t, exitUsage, "purge", bob)
 	var deleted admin.Deleted
-	if c.json(t, &deleted, "purge", bob, device, "--yes"); deleted.Deleted != 2 {
+	if c.json(t, &deleted, "purge", "--yes", bob, device); deleted.Deleted != 2 {
 		t.Errorf("%+v", deleted)
 	}
 	c.want(t, []string{"1"}, "purge", "-yes", bob)
 	c.want(t, []string{"0"}, "purge", "-yes", bob, device)
+	c.ask(t, exitNotFound, "purge", "-yes", bob, "-url=http://nobody.example.org") // the name of a device, if anything
+	c.ask(t, exitNotFound, "outbox", "help")
 }
 
 func (c *commandLine) wrong(t *testing.T, site *adminSite) {
@@ -222,7 +224,8 @@ func (c *commandLine) wrong(t *testing.T, site *adminSite) {
 	for _, args := range [][]string{
 		{"status", "extra"}, {"status", "-nonsense"}, {"queues", "@bob:x"}, {"queues", "-limit", "0"}, {"queues", "-order", "name"}, {"queues", "bob", "A"},
 		{"outbox", "a", "b"}, {"trace"}, {"trace", "-device", "A"}, {"trace", "-message-id", "x", "-limit", "10001"}, {"purge", "-yes"}, {"retry"},
-		{"retry", "a", "b"}, {"discard", "-yes", "a", "b", "c"}, {"nonsense"},
+		{"retry", "a", "b"}, {"discard", "-yes", "a", "b", "c"}, {"outbox", ""}, {"purge", "-yes", "@bob:x", ""},
+		{"purge", "-yes", "@bob:x", "--"}, {"queues", "@bob:x", "A", "-json"}, {"nonsense"},
 	} {
 		c.ask(t, exitUsage, args...)
 	}

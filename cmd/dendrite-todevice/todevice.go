@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 
 	"github.com/mattn/go-isatty"
@@ -60,7 +61,9 @@ func standardTerminal() terminal {
 func toDevice(args []string, t terminal) int {
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer cancel()
-	err := newToDeviceCommand(t).Run(ctx, append([]string{"to-device"}, args...))
+	root := newToDeviceCommand(t)
+	root.Metadata = map[string]any{rawArguments: args}
+	err := root.Run(ctx, append([]string{"to-device"}, args...))
 	if err == nil {
 		return exitDone
 	}
@@ -75,7 +78,8 @@ func newToDeviceCommand(t terminal) *cli.Command {
 	root := &cli.Command{
 		Name:  "to-device",
 		Usage: "look after send-to-device messages",
-		Description: `Flags may have one dash or two. Most subcommands ask the running server and take an administrator's access token: from
+		Description: `Flags may have one dash or two, and go before names: what follows the first name is one too, whatever it looks like. A first
+name that begins with a dash goes behind --. Most subcommands ask the running server and take an administrator's access token: from
 -token-file, from the environment variable ` + tokenVariable + `, or from the file that to_device.admin.access_token_file in
 dendrite.yaml names.
 
@@ -99,8 +103,11 @@ dendrite.yaml names.
 		return exit(exitUsage, "%w; %s -h tells more", err, cmd.FullName())
 	}
 	root.OnUsageError = onUsageError
+	first := 1
 	for _, command := range root.Commands {
 		command.OnUsageError = onUsageError
+		command.StopOnNthArg = &first  // users choose the IDs of their devices, and may choose one that is a flag
+		command.HideHelpCommand = true // a server may be called help, or h
 		command.Flags = append(command.Flags, commonFlags()...)
 	}
 	return root
@@ -120,13 +127,22 @@ func commonFlags() []cli.Flag {
 	}
 }
 
+// rawArguments is the key of all arguments in the root's Metadata.
+const rawArguments = "arguments"
+
 // arguments returns the arguments of a subcommand, of which there have to be one of the numbers given.
 func arguments(cmd *cli.Command, counts ...int) ([]string, error) {
 	args := cmd.Args().Slice()
-	for _, n := range counts {
-		if len(args) == n {
-			return args, nil
-		}
+	// The parser leaves out a -- even where it is a name.
+	raw, _ := cmd.Root().Metadata[rawArguments].([]string)
+	if left := len(raw) - len(args); left < 0 || !slices.Equal(raw[left:], args) {
+		return nil, exit(exitUsage, "-- goes before the first name: %s", cmd.UsageText)
 	}
-	return nil, exit(exitUsage, "wrong number of arguments: %s", cmd.UsageText)
+	if slices.Contains(args, "") {
+		return nil, exit(exitUsage, "a name is empty: %s", cmd.UsageText)
+	}
+	if !slices.Contains(counts, len(args)) {
+		return nil, exit(exitUsage, "wrong number of arguments, or flags behind names: %s", cmd.UsageText)
+	}
+	return args, nil
 }

@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -92,7 +93,7 @@ func TestExitCodes(t *testing.T) {
 		url := serveAdmin(t, func(*http.Request) (int, any) {
 			return test.status, map[string]any{"errcode": test.errcode, "error": "said \x1b[31m"}
 		})
-		code, _, errs := run{}.toDevice("outbox", "x.org", "-url", url)
+		code, _, errs := run{}.toDevice("outbox", "-url", url, "x.org")
 		if code != test.code || code != exitDone && !strings.HasPrefix(errs, "to-device: ") || strings.Contains(errs, "\x1b") || strings.Contains(errs, "token\"") {
 			t.Errorf("%d %s: code %d, want %d: %q", test.status, test.errcode, code, test.code, errs)
 		}
@@ -121,6 +122,58 @@ func TestPathsAreEncoded(t *testing.T) {
 	}
 	if code, _, errs := (run{}).toDevice("purge", "-yes", "-url", url, "--", "@bob:x", "-device"); code != exitDone || !strings.HasSuffix(path, "/-device") {
 		t.Errorf("%s %s", path, errs)
+	}
+}
+
+// Users choose the IDs of their devices. One that looks like a flag neither redirects the token nor widens what is deleted.
+func TestNamesAreNoFlags(t *testing.T) {
+	t.Setenv(tokenVariable, "token")
+	var paths []string
+	url := serveAdmin(t, func(req *http.Request) (int, any) {
+		paths = append(paths, req.URL.Path)
+		return http.StatusOK, admin.Deleted{}
+	})
+	elsewhere := serveAdmin(t, func(req *http.Request) (int, any) {
+		t.Errorf("the token went elsewhere with %s", req.URL)
+		return http.StatusOK, admin.Deleted{}
+	})
+	for _, deviceID := range []string{"-url=" + elsewhere, "-url", "-yes", "--yes", "-json", "-nonsense", "-", "-h", "--help", "-1", "help", " "} {
+		paths = nil
+		code, _, errs := run{}.toDevice("purge", "-url", url, "-yes", "@bob:x", deviceID)
+		if want := admin.Prefix + "/queues/@bob:x/" + deviceID; code != exitDone || !slices.Equal(paths, []string{want}) {
+			t.Errorf("%q: code %d, called were %q: %s", deviceID, code, paths, errs)
+		}
+	}
+	for _, args := range [][]string{
+		{"@bob:x", "--"}, {"@bob:x", " --"}, {"@bob:x", "--", "DEVICE"}, {"@bob:x", "DEVICE", "-yes"}, {"@bob:x", " ", "-url=" + elsewhere}, {"", "-url=" + elsewhere},
+		{"@bob:x", ""}, {""}, {"", ""}, {},
+	} {
+		paths = nil
+		code, _, errs := run{}.toDevice(append([]string{"purge", "-url", url, "-yes"}, args...)...)
+		if code != exitUsage || len(paths) > 0 || !strings.Contains(errs, "to-device purge [flags] USER [DEVICE]") {
+			t.Errorf("%q: code %d, called were %q: %s", args, code, paths, errs)
+		}
+	}
+	code, _, errs := run{}.toDevice("purge", "-url", url, "-yes", "--", "@bob:x", "--")
+	if code != exitDone || !slices.Equal(paths, []string{admin.Prefix + "/queues/@bob:x/--"}) {
+		t.Errorf("code %d, called were %q: %s", code, paths, errs)
+	}
+}
+
+func TestServersCalledHelp(t *testing.T) {
+	t.Setenv(tokenVariable, "token")
+	for _, name := range []string{"help", "h"} {
+		var path string
+		url := serveAdmin(t, func(req *http.Request) (int, any) {
+			path = req.URL.Path
+			return http.StatusOK, admin.Retried{}
+		})
+		if code, _, errs := (run{}).toDevice("retry", "-url", url, name); code != exitDone || path != admin.Prefix+"/outbox/"+name+"/retry" {
+			t.Errorf("%s: code %d, called was %s: %s", name, code, path, errs)
+		}
+	}
+	if code, out, _ := (run{}).toDevice("retry", "-h"); code != exitDone || !strings.Contains(out, "to-device retry [flags] SERVER") {
+		t.Errorf("code %d: %s", code, out)
 	}
 }
 
@@ -190,7 +243,7 @@ func TestConfirmation(t *testing.T) {
 	} {
 		for _, command := range [][]string{{"purge", "@bob:x"}, {"discard", "x.org"}} {
 			calls = 0
-			code, _, errs := test.toDevice(append(append(command, "-url", url), test.args...)...)
+			code, _, errs := test.toDevice(slices.Concat(command[:1], []string{"-url", url}, test.args, command[1:])...)
 			if code != test.code || calls != test.calls {
 				t.Errorf("%+v %v: code %d, %d calls: %s", test.run, command, code, calls, errs)
 			}
