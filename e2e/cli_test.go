@@ -315,6 +315,20 @@ func (c *commandLine) export(t *testing.T, site *adminSite) {
 	}
 }
 
+// Who writes a flag of the server's before the subcommand does not start a server.
+func TestCommandLineBehindFlags(t *testing.T) {
+	for _, args := range [][]string{{"to-device", "export"}, {"quickstart"}} {
+		ctx, cancel := context.WithTimeout(t.Context(), startDeadline)
+		cmd := exec.CommandContext(ctx, binary, append([]string{"-config", "dendrite.yaml"}, args...)...)
+		cmd.Dir = t.TempDir()
+		out, err := cmd.CombinedOutput()
+		cancel()
+		if exited := (*exec.ExitError)(nil); !errors.As(err, &exited) || exited.ExitCode() != exitUsage || !strings.Contains(string(out), "goes before every flag") {
+			t.Errorf("%q: %v\n%s", args, err, out)
+		}
+	}
+}
+
 // Nobody but an administrator gets anything done.
 func TestCommandLineRefusesOthers(t *testing.T) {
 	onBoth(t, func(t *testing.T, b Backend) {

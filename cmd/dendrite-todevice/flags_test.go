@@ -68,6 +68,17 @@ func TestFlagsAreTheHosts(t *testing.T) {
 	}
 }
 
+// Of what follows the flags the host takes no notice, such as the value of a flag that takes none.
+func TestSubcommandsBehindFlags(t *testing.T) {
+	for args, want := range map[string]string{
+		"": "", "true": "", "to-devices": "", "to-device export": "to-device", "quickstart": "quickstart", "true to-device": "to-device",
+	} {
+		if got := misplaced(strings.Fields(args)); got != want {
+			t.Errorf("in %q the subcommand is %q, want %q", args, got, want)
+		}
+	}
+}
+
 func TestAddresses(t *testing.T) {
 	parse := func(args ...string) serverFlags {
 		set := flag.NewFlagSet("", flag.ContinueOnError)

@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/matrix-org/dendrite/setup"
 	"github.com/sirupsen/logrus"
@@ -25,11 +26,26 @@ func main() {
 	}
 	flags := addServerFlags(flag.CommandLine)
 	flag.Usage = usage
+	flag.Parse()
+	if name := misplaced(flag.Args()); name != "" {
+		fmt.Fprintf(os.Stderr, "%s is a subcommand, and goes before every flag: dendrite-todevice %[1]s ...\n", name)
+		os.Exit(exitUsage)
+	}
 	cfg := setup.ParseFlags(true)
 	configPath := flag.Lookup("config").Value.String()
 	if err := serve(cfg, configPath, flags); err != nil {
 		logrus.WithError(err).Fatal("The server has failed")
 	}
+}
+
+// misplaced returns the subcommand among the arguments that follow the server's flags. The host passes over all others there.
+func misplaced(args []string) string {
+	for _, name := range []string{"quickstart", "to-device"} {
+		if slices.Contains(args, name) {
+			return name
+		}
+	}
+	return ""
 }
 
 func usage() {
