@@ -9,17 +9,13 @@ import (
 	"github.com/matrix-org/util"
 )
 
-// unverified stands for whoever sends an access token that the host's database can't be asked for. It is no user, and nothing
-// is done for it.
-var unverified = &userapi.Device{}
-
-// tokens returns unverified instead of an error, for which the host has a 500 without an errcode.
+// tokens returns a device of nobody instead of an error, for which the host has a 500 without an errcode.
 type tokens struct{ userapi.QueryAcccessTokenAPI }
 
 func (t tokens) QueryAccessToken(ctx context.Context, req *userapi.QueryAccessTokenRequest, res *userapi.QueryAccessTokenResponse) error {
 	if err := t.QueryAcccessTokenAPI.QueryAccessToken(ctx, req, res); err != nil {
 		util.GetLogger(ctx).WithError(err).Error("to_device: looking up an access token failed")
-		*res = userapi.QueryAccessTokenResponse{Device: unverified}
+		*res = userapi.QueryAccessTokenResponse{Device: &userapi.Device{}}
 	}
 	return nil
 }
@@ -27,7 +23,7 @@ func (t tokens) QueryAccessToken(ctx context.Context, req *userapi.QueryAccessTo
 // makeAuthAPI is httputil.MakeAuthAPI, but that a request whose access token can't be looked up is answered with unavailable.
 func (d *Dendrite) makeAuthAPI(name string, unavailable util.JSONResponse, f func(*http.Request, *userapi.Device) util.JSONResponse, checks ...httputil.AuthAPIOption) http.Handler {
 	return httputil.MakeAuthAPI(name, tokens{*d.userAPI.Load()}, func(req *http.Request, device *userapi.Device) util.JSONResponse {
-		if device == unverified {
+		if device.UserID == "" {
 			return unavailable
 		}
 		return f(req, device)
