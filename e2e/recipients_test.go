@@ -1,11 +1,13 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"strings"
 	"testing"
 
+	"maunium.net/go/mautrix"
 	"maunium.net/go/mautrix/id"
 )
 
@@ -115,5 +117,30 @@ func TestDeviceMadeLater(t *testing.T) {
 		alice.Send(t, "m.test", to(3))
 		events, _ = later.Receive(t, "", 1)
 		wantNumbers(t, numbers(t, events), 3, 4)
+	})
+}
+
+// A client that asks for a device with an empty ID gets one like any other. (Unmodified Dendrite makes one that it never lists.)
+func TestDeviceWithAnEmptyID(t *testing.T) {
+	onBoth(t, func(t *testing.T, b Backend) {
+		s := SharedServer(t, b)
+		alice, bob := Register(t, s, "alice"), Register(t, s, "bob")
+		c := newClient(t, s)
+		a := c.do(t.Context(), http.MethodPost, c.BuildClientURL("v3", "login"), mustJSON(object{
+			"type": "m.login.password", "password": password, "device_id": "",
+			"identifier": object{"type": "m.id.user", "user": bob.UserID},
+		}))
+		var res mautrix.RespLogin
+		if err := json.Unmarshal(a.Body, &res); err != nil || a.Status != http.StatusOK || res.DeviceID == "" {
+			t.Fatalf("logging in: %v (%v)", a, err)
+		}
+		unnamed := c.as(res.UserID, res.DeviceID, res.AccessToken)
+		alice.Send(t, "m.test", To(object{"n": 0}, unnamed))
+		wantOneDelivered(t, alice, unnamed, "")
+		for range 2 {
+			unnamed.SendTxn(t, "m.test", "1", To(object{"n": 0}, alice))
+			bob.Login(t, s, "") // a change of the user's devices
+		}
+		wantOneDelivered(t, unnamed, alice, "")
 	})
 }

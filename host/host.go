@@ -129,8 +129,11 @@ func (d *Dendrite) UserDevices(ctx context.Context, userID string) ([]string, er
 	return deviceIDs, nil
 }
 
-// VirtualDevice is part of todevicemodule.Host: userapi/internal/user_api.go, queryAppServiceToken.
-func (d *Dendrite) VirtualDevice(deviceID string) bool { return deviceID == "AS_Device" }
+// VirtualDevice is part of todevicemodule.Host: userapi/internal/user_api.go, queryAppServiceToken. Devices with an empty ID,
+// which the host made while the module was not there, it does not list either.
+func (d *Dendrite) VirtualDevice(deviceID string) bool {
+	return deviceID == "AS_Device" || deviceID == ""
+}
 
 // DeviceOwners is part of devices.Source.
 func (d *Dendrite) DeviceOwners(ctx context.Context, deviceIDs []string) (map[string]string, error) {

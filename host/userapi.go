@@ -36,10 +36,17 @@ type watchedUserAPI struct {
 	serverName spec.ServerName
 }
 
+// PerformDeviceCreation has the host choose an ID where a client asks for an empty one: the host would take that for an ID, and
+// then never list the device (userapi/storage/postgres/devices_table.go, selectDevicesByLocalpartSQL).
 func (w *watchedUserAPI) PerformDeviceCreation(ctx context.Context, req *userapi.PerformDeviceCreationRequest, res *userapi.PerformDeviceCreationResponse) error {
 	deviceID := ""
 	if req.DeviceID != nil {
 		deviceID = *req.DeviceID
+	}
+	if deviceID == "" {
+		unnamed := *req
+		unnamed.DeviceID = nil
+		req = &unnamed
 	}
 	return w.devices.CreateDevice(ctx, w.userID(req.Localpart, req.ServerName), deviceID, func() error {
 		return w.UserInternalAPI.PerformDeviceCreation(ctx, req, res)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"testing"
 
 	userapi "github.com/matrix-org/dendrite/userapi/api"
@@ -17,8 +18,12 @@ type fakeUserAPI struct {
 	err    error
 }
 
-func (a *fakeUserAPI) PerformDeviceCreation(context.Context, *userapi.PerformDeviceCreationRequest, *userapi.PerformDeviceCreationResponse) error {
-	a.called("creation")
+func (a *fakeUserAPI) PerformDeviceCreation(_ context.Context, req *userapi.PerformDeviceCreationRequest, _ *userapi.PerformDeviceCreationResponse) error {
+	if req.DeviceID == nil {
+		a.called("creation")
+	} else {
+		a.called("creation as " + strconv.Quote(*req.DeviceID))
+	}
 	return a.err
 }
 
@@ -55,7 +60,7 @@ func (f *fakeDeviceChanges) DeleteDevices(_ context.Context, userID string, remo
 
 func TestDeviceChangesAreReported(t *testing.T) {
 	ctx := t.Context()
-	phone := "PHONE"
+	phone, empty := "PHONE", ""
 	tests := []struct {
 		name, reported, method string
 		call                   func(api userapi.UserInternalAPI) error
@@ -63,8 +68,16 @@ func TestDeviceChangesAreReported(t *testing.T) {
 		{"creation", "create @bob:x ", "creation", func(api userapi.UserInternalAPI) error {
 			return api.PerformDeviceCreation(ctx, &userapi.PerformDeviceCreationRequest{Localpart: "bob"}, &userapi.PerformDeviceCreationResponse{})
 		}},
-		{"creation under an ID", "create @bob:x PHONE", "creation", func(api userapi.UserInternalAPI) error {
+		{"creation under an ID", "create @bob:x PHONE", `creation as "PHONE"`, func(api userapi.UserInternalAPI) error {
 			return api.PerformDeviceCreation(ctx, &userapi.PerformDeviceCreationRequest{Localpart: "bob", DeviceID: &phone}, &userapi.PerformDeviceCreationResponse{})
+		}},
+		{"creation under an empty ID", "create @bob:x ", "creation", func(api userapi.UserInternalAPI) error {
+			req := &userapi.PerformDeviceCreationRequest{Localpart: "bob", DeviceID: &empty}
+			err := api.PerformDeviceCreation(ctx, req, &userapi.PerformDeviceCreationResponse{})
+			if req.DeviceID != &empty {
+				t.Error("the caller's request was changed")
+			}
+			return err
 		}},
 		{"creation on another of the server's names", "create @bob:y ", "creation", func(api userapi.UserInternalAPI) error {
 			return api.PerformDeviceCreation(ctx, &userapi.PerformDeviceCreationRequest{Localpart: "bob", ServerName: "y"}, &userapi.PerformDeviceCreationResponse{})
@@ -109,6 +122,16 @@ func TestDeviceChangesAreReported(t *testing.T) {
 					t.Errorf("the calls are %v, want %v", order, want)
 				}
 			})
+		}
+	}
+}
+
+// Devices that the host does not list keep their transaction records.
+func TestVirtualDevices(t *testing.T) {
+	d := &Dendrite{}
+	for deviceID, want := range map[string]bool{"AS_Device": true, "": true, "PHONE": false} {
+		if got := d.VirtualDevice(deviceID); got != want {
+			t.Errorf("the device %q is virtual: %v, want %v", deviceID, got, want)
 		}
 	}
 }
