@@ -166,9 +166,46 @@ func (c *client) call(ctx context.Context, method string, parts []string, query 
 		return refusalOf(res.StatusCode, body)
 	}
 	if err = json.Unmarshal(body, into); err != nil {
-		return exit(exitFailed, "the server's answer is not what it should be: %w", err)
+		return exit(exitFailed, "%w: %w", errAnswer, err)
+	}
+	if !isWhole(body, into) {
+		return exit(exitFailed, "%w", errAnswer)
 	}
 	return nil
+}
+
+var errAnswer = errors.New("the server's answer is not one of the admin API's; is the URL right?")
+
+// isWhole tells if an answer has every key of the value that was read from it, but for those that may be left out. What else
+// answers at a wrong URL may say anything with a 200.
+func isWhole(answer []byte, value any) bool {
+	var got, want any
+	encoded, err := json.Marshal(value)
+	return err == nil && json.Unmarshal(encoded, &want) == nil && json.Unmarshal(answer, &got) == nil && covers(got, want)
+}
+
+// covers tells if a JSON value has all that another one has, and null only where that has.
+func covers(got, want any) bool {
+	switch want := want.(type) {
+	case map[string]any:
+		object, _ := got.(map[string]any)
+		for key, value := range want {
+			if found, there := object[key]; !there || !covers(found, value) {
+				return false
+			}
+		}
+		return true
+	case []any:
+		list, _ := got.([]any)
+		for i, value := range want {
+			if i >= len(list) || !covers(list[i], value) {
+				return false
+			}
+		}
+		return true
+	default:
+		return got != nil || want == nil
+	}
 }
 
 // refusalOf tells an answer other than 200.

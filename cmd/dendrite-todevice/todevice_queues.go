@@ -94,6 +94,9 @@ func pages(cmd *cli.Command, query url.Values, fetch func(url.Values) (entries i
 		if err != nil || next == "" {
 			return false, err
 		}
+		if n == 0 {
+			return false, exit(exitFailed, "%w: an empty page is not the last one", errAnswer)
+		}
 		left -= n
 		query.Set("after", next)
 	}

@@ -91,9 +91,12 @@ func TestExitCodes(t *testing.T) {
 		{429, "M_LIMIT_EXCEEDED", exitFailed}, {500, "M_UNKNOWN", exitFailed}, {503, "M_UNKNOWN", exitFailed}, {502, "", exitFailed},
 	} {
 		url := serveAdmin(t, func(*http.Request) (int, any) {
+			if test.status == http.StatusOK {
+				return test.status, admin.Retried{}
+			}
 			return test.status, map[string]any{"errcode": test.errcode, "error": "said \x1b[31m"}
 		})
-		code, _, errs := run{}.toDevice("outbox", "-url", url, "x.org")
+		code, _, errs := run{}.toDevice("retry", "-url", url, "x.org")
 		if code != test.code || code != exitDone && !strings.HasPrefix(errs, "to-device: ") || strings.Contains(errs, "\x1b") || strings.Contains(errs, "token\"") {
 			t.Errorf("%d %s: code %d, want %d: %q", test.status, test.errcode, code, test.code, errs)
 		}
@@ -101,9 +104,42 @@ func TestExitCodes(t *testing.T) {
 			t.Errorf("the help does not have %d", test.code)
 		}
 	}
-	url := serveAdmin(t, func(*http.Request) (int, any) { return http.StatusOK, "no object" })
-	if code, _, errs := (run{}).toDevice("status", "-url", url); code != exitFailed {
-		t.Errorf("an answer that is none: code %d: %s", code, errs)
+}
+
+// At a wrong URL something else may answer, and with 200.
+func TestAnswersOfSomethingElse(t *testing.T) {
+	t.Setenv(tokenVariable, "token")
+	const queue = `"user_id":"@bob:x","device_id":"A","messages":1,"bytes":2,"oldest_position":null,"oldest_ts":null,"age_seconds":null`
+	for _, test := range []struct {
+		subcommand, answer string
+		code               int
+	}{
+		{"queues", `{"queues":[]}`, exitDone},
+		{"queues", `{"queues":[{` + queue + `}],"next":""}`, exitDone},
+		{"queues", `{"queues":[{` + queue + `,"newer":{"a":1}}],"newer":[1]}`, exitDone},
+		{"queues", `{"queues":[{"user_id":"@bob:x"}]}`, exitFailed},
+		{"queues", `{"queues":[{` + strings.Replace(queue, `"messages":1`, `"messages":null`, 1) + `}]}`, exitFailed},
+		{"queues", `{"queues":[{` + queue + `},null]}`, exitFailed},
+		{"queues", `{"queues":[],"next":"x"}`, exitFailed}, // for ever
+		{"queues", `{}`, exitFailed},
+		{"queues", `{"Queues":[]}`, exitFailed},
+		{"queues", `{"rooms":[]}`, exitFailed},
+		{"queues", `[]`, exitFailed},
+		{"queues", `null`, exitFailed},
+		{"queues", `"text"`, exitFailed},
+		{"queues", `<html>`, exitFailed},
+		{"queues", ``, exitFailed},
+		{"queues", `{"queues":[]} and more`, exitFailed},
+		{"status", `{}`, exitFailed},
+		{"status", `{"started_ts":1,"uptime_seconds":1,"last_position":1,"queues":{},"outbox":{},"trace":{},"counters":{}}`, exitFailed},
+		{"outbox", `{"status":"ok"}`, exitFailed},
+	} {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(test.answer)) }))
+		code, out, errs := run{}.toDevice(test.subcommand, "-url", server.URL)
+		server.Close()
+		if code != test.code || code != exitDone && (out != "" || !strings.Contains(errs, "is the URL right?")) {
+			t.Errorf("%s: code %d, want %d: %s%s", test.answer, code, test.code, out, errs)
+		}
 	}
 }
 
@@ -225,7 +261,7 @@ func TestConfirmation(t *testing.T) {
 	calls := 0
 	url := serveAdmin(t, func(*http.Request) (int, any) {
 		calls++
-		return http.StatusOK, admin.Deleted{Deleted: 3}
+		return http.StatusOK, map[string]int{"deleted": 3, "discarded": 3}
 	})
 	for _, test := range []struct {
 		run
