@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -53,6 +54,21 @@ type terminal struct {
 	asks     bool // in is a person's
 }
 
+// output remembers the first failure to print: nobody looks at each line of a table.
+type output struct {
+	io.Writer
+	err error
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	n, err := o.Writer.Write(p)
+	if err != nil {
+		err = fmt.Errorf("printing: %w", err)
+		o.err = cmp.Or(o.err, err)
+	}
+	return n, err
+}
+
 func standardTerminal() terminal {
 	return terminal{in: os.Stdin, out: os.Stdout, err: os.Stderr, asks: isatty.IsTerminal(os.Stdin.Fd())}
 }
@@ -61,9 +77,14 @@ func standardTerminal() terminal {
 func toDevice(args []string, t terminal) int {
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer cancel()
+	out := &output{Writer: t.out}
+	t.out = out
 	root := newToDeviceCommand(t)
 	root.Metadata = map[string]any{rawArguments: args}
 	err := root.Run(ctx, append([]string{"to-device"}, args...))
+	if err == nil {
+		err = out.err
+	}
 	if err == nil {
 		return exitDone
 	}

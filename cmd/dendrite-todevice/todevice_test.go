@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/matrix-org/dendrite/todevicemodule/admin"
@@ -283,6 +284,26 @@ func TestConfirmation(t *testing.T) {
 			if code != test.code || calls != test.calls {
 				t.Errorf("%+v %v: code %d, %d calls: %s", test.run, command, code, calls, errs)
 			}
+		}
+	}
+}
+
+// full is a disk without any room.
+type full struct{}
+
+func (full) Write([]byte) (int, error) { return 0, syscall.ENOSPC }
+
+// A script that keeps what is printed has to know when it is not kept.
+func TestOutputThatCanNotBeWritten(t *testing.T) {
+	t.Setenv(tokenVariable, "token")
+	url := serveAdmin(t, func(*http.Request) (int, any) {
+		return http.StatusOK, admin.Queues{Queues: []admin.Queue{{UserID: "@bob:x"}}}
+	})
+	for _, args := range [][]string{{"queues", "-url", url}, {"queues", "-url", url, "-json"}, {"-h"}, {"queues", "-h"}} {
+		var errs strings.Builder
+		code := toDevice(args, terminal{in: strings.NewReader(""), out: full{}, err: &errs})
+		if code != exitFailed || !strings.Contains(errs.String(), "printing: ") {
+			t.Errorf("%q: code %d: %s", args, code, &errs)
 		}
 	}
 }
