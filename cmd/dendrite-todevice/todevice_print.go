@@ -8,6 +8,7 @@ import (
 	"text/tabwriter"
 	"time"
 	"unicode"
+	"unicode/utf16"
 
 	"github.com/urfave/cli/v3"
 )
@@ -16,11 +17,30 @@ import (
 func (t terminal) show(cmd *cli.Command, value any, tables func()) error {
 	if !cmd.Bool(jsonFlag) {
 		tables()
-		return nil
+		return nil // or what output has kept
 	}
-	encoder := json.NewEncoder(t.out)
-	encoder.SetIndent("", "  ")
-	return encoder.Encode(value)
+	encoded, err := json.MarshalIndent(value, "", "  ")
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(t.out, "%s\n", escaped(encoded))
+	return err
+}
+
+// escaped has JSON's escapes for what may steer a terminal, of which the encoder leaves the C1 controls and the marks of the
+// writing direction as they are. They can stand in strings alone.
+func escaped(encoded []byte) string {
+	var b strings.Builder
+	for _, r := range string(encoded) {
+		if r == '\n' || unicode.IsPrint(r) {
+			b.WriteRune(r)
+			continue
+		}
+		for _, unit := range utf16.Encode([]rune{r}) {
+			fmt.Fprintf(&b, `\u%04x`, unit)
+		}
+	}
+	return b.String()
 }
 
 // table prints rows below their headings.
@@ -43,10 +63,14 @@ func (t terminal) pairs(pairs ...string) {
 
 const none = "-"
 
-// printable returns text from outside so that it can't steer the terminal or pass for another column.
+// printable returns text from outside so that it can't steer the terminal or pass for another column, for nothing or for a text
+// that was quoted.
 func printable(s string) string {
 	if s == "" {
 		return none
+	}
+	if s == none || strings.HasPrefix(s, `"`) || strings.TrimSpace(s) != s || strings.Contains(s, "  ") {
+		return strconv.QuoteToASCII(s)
 	}
 	for _, r := range s {
 		if r == unicode.ReplacementChar || !unicode.IsPrint(r) {

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"unicode"
 
 	"github.com/matrix-org/dendrite/todevicemodule/admin"
 )
@@ -330,10 +331,33 @@ func TestOverASocket(t *testing.T) {
 func TestPrintable(t *testing.T) {
 	for text, want := range map[string]string{
 		"": "-", "@bob:x": "@bob:x", "é ü": "é ü", "a\tb": `"a\tb"`, "\x1b[2J": `"\x1b[2J"`, "\u202ex": `"\u202ex"`, "\xff": `"\xff"`,
+		"-": `"-"`, "--": "--", "A  5": `"A  5"`, " A": `" A"`, "A ": `"A "`, " ": `" "`, "A\u20035": `"A\u20035"`, `"A"`: `"\"A\""`, `A"`: `A"`,
 	} {
 		if got := printable(text); got != want {
 			t.Errorf("%q is printed as %q, want %q", text, got, want)
 		}
+	}
+}
+
+// What steers a terminal is in no output, and what a program reads is what the server has said.
+func TestJSONHasNoControlCharacters(t *testing.T) {
+	t.Setenv(tokenVariable, "token")
+	const odd = "\x1b[2J\x7f\u0085\u009b2J\u200b\u202e\u2066\u2028\u00ad\U000e0001\n\"\\<é😀"
+	url := serveAdmin(t, func(*http.Request) (int, any) {
+		return http.StatusOK, admin.Queues{Queues: []admin.Queue{{UserID: "@bob:x", DeviceID: odd}}}
+	})
+	code, out, errs := run{}.toDevice("queues", "-url", url, "-json")
+	for _, r := range out {
+		if r != '\n' && !unicode.IsPrint(r) {
+			t.Errorf("%U is in the output", r)
+		}
+	}
+	var got admin.Queues
+	if err := json.Unmarshal([]byte(out), &got); err != nil || code != exitDone || len(got.Queues) != 1 || got.Queues[0].DeviceID != odd {
+		t.Errorf("code %d, %v: %s%s", code, err, out, errs)
+	}
+	if !strings.Contains(out, "é😀") || !strings.HasSuffix(out, "}\n") {
+		t.Errorf("what is printable is escaped too, or the last line does not end: %s", out)
 	}
 }
 
