@@ -150,7 +150,7 @@ func discardCommand(t terminal) *cli.Command {
 			if len(args) == 2 {
 				what, target = "message "+printable(args[1]), refusedPath(args)
 			}
-			if err := t.confirm(cmd, "Delete "+what+" that "+printable(args[0])+" refused? Nobody will get it."); err != nil {
+			if err := t.confirm(ctx, cmd, "Delete "+what+" that "+printable(args[0])+" refused? Nobody will get it."); err != nil {
 				return err
 			}
 			var res admin.Discarded

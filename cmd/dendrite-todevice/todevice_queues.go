@@ -168,7 +168,7 @@ func purgeCommand(t terminal) *cli.Command {
 			if len(args) == 2 {
 				what += " " + printable(args[1])
 			}
-			if err := t.confirm(cmd, "Delete "+what+"? Nobody will get it."); err != nil {
+			if err := t.confirm(ctx, cmd, "Delete "+what+"? Nobody will get it."); err != nil {
 				return err
 			}
 			var res admin.Deleted
@@ -182,8 +182,8 @@ func purgeCommand(t terminal) *cli.Command {
 
 func yes() cli.Flag { return &cli.BoolFlag{Name: yesFlag, Usage: "do not ask for confirmation"} }
 
-// confirm asks a person, and refuses to go on without one.
-func (t terminal) confirm(cmd *cli.Command, question string) error {
+// confirm asks a person, and refuses to go on without one. An interrupt is a no.
+func (t terminal) confirm(ctx context.Context, cmd *cli.Command, question string) error {
 	if cmd.Bool(yesFlag) {
 		return nil
 	}
@@ -191,9 +191,19 @@ func (t terminal) confirm(cmd *cli.Command, question string) error {
 		return exit(exitUsage, "nothing was deleted: confirm it with -%s", yesFlag)
 	}
 	fmt.Fprintf(t.err, "%s [y/N] ", question)
-	line, _ := bufio.NewReader(t.in).ReadString('\n')
-	if answer := strings.ToLower(strings.TrimSpace(line)); answer != "y" && answer != "yes" {
-		return exit(exitFailed, "nothing was deleted")
+	answered := make(chan string, 1)
+	// It is the process's: nothing but an answer or the end of the process ends the read of a terminal.
+	go func() {
+		line, _ := bufio.NewReader(t.in).ReadString('\n')
+		answered <- strings.ToLower(strings.TrimSpace(line))
+	}()
+	select {
+	case answer := <-answered:
+		if answer == "y" || answer == "yes" {
+			return nil
+		}
+	case <-ctx.Done():
+		fmt.Fprintln(t.err)
 	}
-	return nil
+	return exit(exitFailed, "nothing was deleted")
 }

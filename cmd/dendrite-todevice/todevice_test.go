@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -286,6 +287,35 @@ func TestConfirmation(t *testing.T) {
 				t.Errorf("%+v %v: code %d, %d calls: %s", test.run, command, code, calls, errs)
 			}
 		}
+	}
+}
+
+// interrupter sends an interrupt once it is asked something.
+type interrupter struct{ strings.Builder }
+
+func (i *interrupter) Write(p []byte) (int, error) {
+	n, err := i.Builder.Write(p)
+	if strings.HasSuffix(i.String(), "[y/N] ") {
+		err = syscall.Kill(os.Getpid(), syscall.SIGINT)
+	}
+	return n, err
+}
+
+// Whoever is asked may also press Ctrl-C, for which the terminal gives no line.
+func TestInterruptInsteadOfAConfirmation(t *testing.T) {
+	t.Setenv(tokenVariable, "token")
+	url := serveAdmin(t, func(req *http.Request) (int, any) {
+		t.Errorf("called was %s", req.URL)
+		return http.StatusOK, map[string]int{"deleted": 3, "discarded": 3}
+	})
+	for _, args := range [][]string{{"purge", "-url", url, "@bob:x"}, {"discard", "-url", url, "x.org"}} {
+		in, answers := io.Pipe()
+		var errs interrupter
+		code := toDevice(args, terminal{in: in, out: io.Discard, err: &errs, asks: true})
+		if code != exitFailed || !strings.HasSuffix(errs.String(), "\nto-device: nothing was deleted\n") {
+			t.Errorf("%q: code %d: %s", args, code, errs.String())
+		}
+		_ = answers.Close()
 	}
 }
 
