@@ -259,6 +259,22 @@ func TestDatabaseRefusesOneEDU(t *testing.T) {
 	})
 }
 
+// A corrupt index is no fault of the message: the server sends all of it again.
+func TestDatabaseFailsAtOneEDU(t *testing.T) {
+	testdb.Each(t, func(t *testing.T, open testdb.Open) {
+		s := startServer(t, open)
+		s.store.FailType("org.example.bad")
+		bad := strings.Replace(string(edu("2", `{"@bob:here":{"PHONE":{"n":2}}}`)), "org.example.x", "org.example.bad", 1)
+		transaction := []json.RawMessage{edu("1", `{"@bob:here":{"PHONE":{"n":1}}}`), json.RawMessage(bad)}
+		if err := s.Receive(s.ctx, origin, transaction); !errors.Is(err, storage.ErrTransient) {
+			t.Errorf("got the error %v; the outcomes are %v", err, s.outcomes)
+		}
+		s.store.OnCommit(nil)
+		s.receive(t, transaction...)
+		s.wantQueue(t, "@bob:here", "PHONE", `{"n":1}`, `{"n":2}`)
+	})
+}
+
 // A server that stops while a transaction is stored has not refused it.
 func TestTransactionWhileTheServerStops(t *testing.T) {
 	testdb.Each(t, func(t *testing.T, open testdb.Open) {

@@ -7,6 +7,7 @@ package storage
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -27,6 +28,11 @@ var (
 	// server that restarts or is full, a serialisation failure, a busy SQLite file. After a
 	// transient error of Commit it is unknown whether the commit was carried out; State tells.
 	ErrTransient = errors.New("the database can't answer now")
+
+	// ErrFault wraps the transient errors of a database that is there and fails all the same: an index is corrupt, a
+	// table is missing, a limit of its own is met. It says nothing of the values. A fault may meet one row and spare the others,
+	// so nothing else should wait until it is mended.
+	ErrFault = fmt.Errorf("%w, or fails at this alone", ErrTransient)
 )
 
 // MaxKeyBytes is how long the user ID, device ID, event type and transaction ID of one record may
@@ -156,7 +162,7 @@ type Lock interface {
 // at any time from any goroutine, but Claim and Commit only by the holder of Lock.
 //
 // Errors wrap ErrTransient where trying again makes sense; every other error is final for that
-// call. An error never names the content of a message.
+// call: the database, or the store before it, refuses the values. What nobody knows is a fault of the database's. An error never names the content of a message.
 type Store interface {
 	// Migrate brings the tables up to date. It is idempotent, and what it did is recorded in the
 	// database.

@@ -152,7 +152,8 @@ func (a *Acknowledger) flush() error {
 	ctx, cancel := context.WithTimeout(a.running, time.Minute)
 	defer cancel()
 	acknowledged, err := a.store.Acknowledge(ctx, batch, deletedAtOnce)
-	if err != nil && !errors.Is(err, storage.ErrTransient) && len(batch) > 1 {
+	away := errors.Is(err, storage.ErrTransient) && !errors.Is(err, storage.ErrFault)
+	if err != nil && !away && len(batch) > 1 {
 		return a.flushEach(ctx, batch)
 	}
 	if err != nil {

@@ -2,6 +2,7 @@ package writer_test
 
 import (
 	"context"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -99,5 +100,39 @@ func TestAcknowledgerStopDeletesWhatIsPending(t *testing.T) {
 		a.Acknowledge(types.Device{UserID: "@nobody:test", DeviceID: "X"}, f.Published())
 		a.Stop(f.ctx)
 		f.wantQueue(t)
+	})
+}
+
+// failingFor fails acknowledgements that have one of a device.
+type failingFor struct {
+	storage.Store
+	device types.Device
+}
+
+func (s failingFor) Acknowledge(ctx context.Context, a []storage.Acknowledgement, limit int) ([]storage.Acknowledged, error) {
+	if slices.ContainsFunc(a, func(a storage.Acknowledgement) bool { return a.Device == s.device }) {
+		return nil, faulty.ErrFails
+	}
+	return s.Store.Acknowledge(ctx, a, limit)
+}
+
+// A corrupt part of an index keeps only what stands there from being deleted.
+func TestAcknowledgerPassesOverAFault(t *testing.T) {
+	testdb.Each(t, func(t *testing.T, open testdb.Open) {
+		f := start(t, open, nil)
+		if err := f.Submit(f.ctx, message("one")); err != nil {
+			t.Fatal(err)
+		}
+		broken := types.Device{UserID: "@broken:test", DeviceID: "X"}
+		a := writer.NewAcknowledger(failingFor{f.store, broken}, quiet())
+		a.Acknowledge(broken, f.Published())
+		a.Acknowledge(bob, f.Published())
+		a.Start(f.ctx)
+		defer a.Stop(f.ctx)
+		waitFor(t, f.ctx, "the deletion was done", func() bool { return a.Acknowledged(bob) == 0 })
+		f.wantQueue(t)
+		if a.Acknowledged(broken) == 0 {
+			t.Error("what could not be deleted was forgotten")
+		}
 	})
 }

@@ -72,11 +72,7 @@ func (w *Writer) sleep(pause time.Duration) bool {
 func (w *Writer) attempt(requests []*request) ([]*request, error) {
 	stored, err := w.stored(requests)
 	if err != nil {
-		if errors.Is(err, storage.ErrTransient) {
-			return requests, err
-		}
-		answerAll(requests, err)
-		return nil, nil
+		return w.failed(requests, err)
 	}
 	requests = answerStale(w.answerStored(requests, stored))
 	if len(requests) == 0 {
@@ -92,17 +88,25 @@ func (w *Writer) attempt(requests []*request) ([]*request, error) {
 	case w.running.Err() != nil: // what became of the batch may not be known
 		answerAll(requests, fmt.Errorf("%w: the server is stopping: %w", ErrUnavailable, err))
 		return nil, nil
-	case errors.Is(err, storage.ErrTransient):
-		return requests, err
-	case len(requests) > 1:
-		return w.attemptEach(requests)
 	default:
-		answerAll(requests, err)
-		return nil, nil
+		return w.failed(requests, err)
 	}
 }
 
-// attemptEach commits requests one by one after the database refused them together, so that the
+// failed returns the requests for another try while the database is away. What a database that is there fails at is
+// answered, each by itself: the others must not wait until a fault is mended.
+func (w *Writer) failed(requests []*request, err error) ([]*request, error) {
+	switch {
+	case errors.Is(err, storage.ErrTransient) && !errors.Is(err, storage.ErrFault):
+		return requests, err
+	case len(requests) > 1:
+		return w.attemptEach(requests)
+	}
+	answerAll(requests, err)
+	return nil, nil
+}
+
+// attemptEach commits requests one by one after the database refused them or failed at them together, so that the
 // one it can't store does not take the others with it.
 func (w *Writer) attemptEach(requests []*request) (again []*request, err error) {
 	for _, r := range requests {

@@ -192,7 +192,8 @@ func (w *Writer) Queued() int { return len(w.queue) }
 
 // Submit returns nil once the submission is durably stored, or was before. It waits while the queue
 // is full and while the database is away, until ctx ends: then it returns ErrUnavailable, and
-// the submission may or may not be stored. Any other error means that nothing was stored.
+// the submission may or may not be stored. Any other error means that nothing was stored; it wraps storage.ErrTransient
+// where the same submission may be stored later.
 func (w *Writer) Submit(ctx context.Context, s Submission) error {
 	r := &request{Submission: s, ctx: ctx, weight: min(s.weight(), queueBytes), done: make(chan struct{})}
 	if err := w.room.Acquire(ctx, r.weight); err != nil {

@@ -349,6 +349,51 @@ func TestRefusedMessageFailsAlone(t *testing.T) {
 	})
 }
 
+// What the database fails at, in a corrupt part of an index say, is answered at once, and nobody waits for it.
+func TestFaultHoldsNobodyUp(t *testing.T) {
+	lookedUp := func(s *faulty.Store) {
+		s.OnStored(func(keys []types.TransactionKey) error {
+			if slices.ContainsFunc(keys, func(k types.TransactionKey) bool { return k.TransactionID == "poison" }) {
+				return faulty.ErrFails
+			}
+			return nil
+		})
+	}
+	for name, fail := range map[string]func(*faulty.Store){
+		"in the queues":       func(s *faulty.Store) { s.FailType("org.example.poison") },
+		"in the transactions": lookedUp,
+	} {
+		t.Run(name, func(t *testing.T) {
+			testdb.Each(t, func(t *testing.T, open testdb.Open) {
+				f := start(t, open, nil)
+				release := f.holdNextCommit(t)
+				errs := make(map[string]chan error)
+				for i, name := range []string{"good", "poison", "fine"} {
+					errc := make(chan error, 1)
+					errs[name] = errc
+					go func() { errc <- f.Submit(f.ctx, message(name)) }()
+					f.waitQueued(t, i+1)
+				}
+				fail(f.store)
+				release()
+				for name, errc := range errs {
+					err := <-errc
+					if poison := name == "poison"; poison != errors.Is(err, storage.ErrFault) || !poison && err != nil || errors.Is(err, writer.ErrUnavailable) {
+						t.Errorf("%s: %v", name, err)
+					}
+				}
+				f.wantQueue(t, "first", "good", "fine")
+				f.store.OnCommit(nil)
+				f.store.OnStored(nil)
+				if err := f.Submit(f.ctx, message("poison")); err != nil {
+					t.Errorf("once it is mended: %v", err)
+				}
+				f.wantQueue(t, "first", "good", "fine", "poison")
+			})
+		})
+	}
+}
+
 func TestStaleIsNotStored(t *testing.T) {
 	testdb.Each(t, func(t *testing.T, open testdb.Open) {
 		f := start(t, open, nil)

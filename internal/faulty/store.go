@@ -16,6 +16,8 @@ import (
 var (
 	// ErrLost is what a lost connection looks like.
 	ErrLost = fmt.Errorf("%w: connection lost", storage.ErrTransient)
+	// ErrFails is what a corrupt index looks like.
+	ErrFails = fmt.Errorf("%w: index corrupted", storage.ErrFault)
 	// ErrRefused is what a row looks like that the database will never take.
 	ErrRefused = errors.New("the database refuses the row")
 )
@@ -30,6 +32,7 @@ type Store struct {
 	mu        sync.Mutex
 	commit    func(ctx context.Context, batch storage.Batch, real Commit) error
 	read      func() error
+	lookUp    func([]types.TransactionKey) error
 	state     func() error
 	committed []storage.Batch
 }
@@ -46,6 +49,13 @@ func (s *Store) OnRead(f func() error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.read = f
+}
+
+// OnStored has f asked before every look for transactions; nil ends that.
+func (s *Store) OnStored(f func([]types.TransactionKey) error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lookUp = f
 }
 
 // OnState has f asked before every look at the position record; nil ends that.
@@ -96,6 +106,19 @@ func (s *Store) Messages(ctx context.Context, device types.Device, after, throug
 	return s.Store.Messages(ctx, device, after, through, limit, except)
 }
 
+// Stored is part of storage.Store.
+func (s *Store) Stored(ctx context.Context, keys []types.TransactionKey) (map[types.TransactionKey]struct{}, error) {
+	s.mu.Lock()
+	f := s.lookUp
+	s.mu.Unlock()
+	if f != nil {
+		if err := f(keys); err != nil {
+			return nil, err
+		}
+	}
+	return s.Store.Stored(ctx, keys)
+}
+
 // State is part of storage.Store.
 func (s *Store) State(ctx context.Context) (storage.State, error) {
 	s.mu.Lock()
@@ -125,11 +148,16 @@ func (s *Store) LoseAnswer(n int) {
 }
 
 // RefuseType fails every commit that has a message of the type, for good.
-func (s *Store) RefuseType(eventType string) {
+func (s *Store) RefuseType(eventType string) { s.failType(eventType, ErrRefused) }
+
+// FailType fails every commit that has a message of the type, as a corrupt index does that the others don't touch.
+func (s *Store) FailType(eventType string) { s.failType(eventType, ErrFails) }
+
+func (s *Store) failType(eventType string, err error) {
 	s.OnCommit(func(ctx context.Context, batch storage.Batch, real Commit) error {
 		for _, d := range batch.Deliveries {
 			if d.Type == eventType {
-				return ErrRefused
+				return err
 			}
 		}
 		return real(ctx, batch)

@@ -22,6 +22,14 @@ type Store struct {
 	db *sql.DB
 }
 
+// Exec runs a statement on the database.
+func (s *Store) Exec(t testing.TB, statement string) {
+	t.Helper()
+	if _, err := s.db.Exec(statement); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // Close closes the connections. The end of the test does it too.
 func (s *Store) Close() error { return s.db.Close() }
 

@@ -45,6 +45,22 @@ func transientState(state string) bool {
 	return false
 }
 
+// Refuses knows the classes of what is about the values of a row. Every other state is about the database: its indexes,
+// tables, limits, rights.
+func (classifier) Refuses(err error) bool {
+	var fromServer *pq.Error
+	if !errors.As(err, &fromServer) || len(fromServer.SQLState()) != 5 {
+		return false
+	}
+	switch fromServer.SQLState()[:2] {
+	case "21", // more rows than there may be
+		"22", // the value itself
+		"23": // a constraint
+		return true
+	}
+	return false
+}
+
 // Redact drops what may quote a row: the detail always, the message where it is about a value.
 func (classifier) Redact(err error) error {
 	fromServer, ok := err.(*pq.Error) //nolint:errorlint // only as the driver returns it

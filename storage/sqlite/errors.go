@@ -15,6 +15,10 @@ const (
 	codeFull      = 13
 	codeCantOpen  = 14
 	codeProtocol  = 15
+
+	codeTooBig     = 18
+	codeConstraint = 19
+	codeMismatch   = 20
 )
 
 type classifier struct{}
@@ -29,6 +33,19 @@ func (classifier) Transient(err error) bool {
 	}
 	switch code & 0xff { // an extended code has the primary one in its low byte
 	case codeBusy, codeLocked, codeNoMemory, codeInterrupt, codeIO, codeFull, codeCantOpen, codeProtocol:
+		return true
+	}
+	return false
+}
+
+// Refuses knows the codes of what is about the values of a row. Every other one is about the database or a statement.
+func (classifier) Refuses(err error) bool {
+	code, ok := resultCode(err)
+	if !ok {
+		return false
+	}
+	switch code & 0xff {
+	case codeTooBig, codeConstraint, codeMismatch:
 		return true
 	}
 	return false

@@ -14,6 +14,9 @@ type Classifier interface {
 	// Errors of the context are none of its business.
 	Transient(err error) bool
 
+	// Refuses reports whether the database says that it will never take the values of a row.
+	Refuses(err error) bool
+
 	// Redact returns err, or a copy that shows no stored value.
 	Redact(err error) error
 }
@@ -27,16 +30,19 @@ func Translate(ctx context.Context, classifier Classifier, what string, err erro
 	if errors.Is(err, storage.ErrFenced) || errors.Is(err, storage.ErrLocked) {
 		return fmt.Errorf("%s: %w", what, err)
 	}
-	transient := classifier.Transient(err)
+	transient, refused := classifier.Transient(err), classifier.Refuses(err)
 	err = classifier.Redact(err)
 	// The drivers report the end of a context in words of their own.
 	if cause := ctx.Err(); cause != nil && !errors.Is(err, cause) {
 		err = fmt.Errorf("%w: %w", cause, err)
 	}
-	if transient || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+	switch {
+	case transient || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("%s: %w: %w", what, storage.ErrTransient, err)
+	case refused:
+		return fmt.Errorf("%s: %w", what, err)
 	}
-	return fmt.Errorf("%s: %w", what, err)
+	return fmt.Errorf("%s: %w: %w", what, storage.ErrFault, err)
 }
 
 func (s *Store) failed(ctx context.Context, what string, err error) error {
