@@ -8,9 +8,10 @@ import (
 	"github.com/matrix-org/dendrite/todevicemodule/types"
 )
 
-// passedOver are the reasons for which an EDU of another server is passed over whole. It is counted by its outcome then.
+// passedOver are the reasons for which an EDU of another server is passed over whole. It is counted by its outcome then. What the
+// database refuses was accepted, and is a lost message wherever it came from.
 var passedOver = []trace.Reason{
-	trace.Malformed, trace.Spoofed, trace.WithoutID, trace.TooLarge, trace.TooManyTargets, trace.KeyRequestRate, trace.DatabaseRefuses,
+	trace.Malformed, trace.Spoofed, trace.WithoutID, trace.TooLarge, trace.TooManyTargets, trace.KeyRequestRate,
 }
 
 // Record is part of trace.Recorder: it counts the steps of messages. What becomes of EDUs comes from those who send

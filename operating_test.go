@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/matrix-org/dendrite/todevicemodule/consumers"
 )
 
 // inCode returns what stands in the document as code.
@@ -123,6 +125,17 @@ func TestOperatingExplainsEveryStep(t *testing.T) {
 	for _, table := range regexp.MustCompile(`CREATE TABLE (?:IF NOT EXISTS )?(todevice_\w+)`).FindAllStringSubmatch(migrations, -1) {
 		if !strings.Contains(backup, "`"+table[1]+"`") {
 			t.Errorf("the table %s is not among those to back up", table[1])
+		}
+	}
+}
+
+// The alert on what other servers send says the outcome, and no more.
+func TestOperatingExplainsEveryOutcome(t *testing.T) {
+	_, rest, _ := strings.Cut(part(t, "## Alerts"), "\n### ToDeviceInboundRefused\n")
+	text, _, _ := strings.Cut(rest, "\n### ")
+	for _, outcome := range receivedOutcomes {
+		if outcome != consumers.EDUApplied && !strings.Contains(text, "`"+outcome+"`") {
+			t.Errorf("%s is not explained", outcome)
 		}
 	}
 }
