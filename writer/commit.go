@@ -72,6 +72,7 @@ func (w *Writer) sleep(pause time.Duration) bool {
 func (w *Writer) attempt(requests []*request) ([]*request, error) {
 	stored, err := w.stored(requests)
 	if err != nil {
+		w.observeFailure(len(requests), err)
 		return w.failed(requests, err)
 	}
 	requests = answerStale(w.answerStored(requests, stored))
@@ -226,6 +227,13 @@ func (w *Writer) commit(requests []*request, batch storage.Batch) error {
 	return err
 }
 
+// observeFailure tells of an attempt that the database failed before or after the commit itself, unless the writer gave it up.
+func (w *Writer) observeFailure(requests int, err error) {
+	if w.running.Err() == nil {
+		w.Observe(Commit{Requests: requests, Err: err})
+	}
+}
+
 func countCopies(batch storage.Batch) (n int) {
 	for i := range batch.Deliveries {
 		n += len(batch.Deliveries[i].Copies)
@@ -245,6 +253,7 @@ func (w *Writer) settle(batch storage.Batch, cause error) error {
 		case err == nil:
 			return fmt.Errorf("%w: %w", storage.ErrTransient, cause)
 		}
+		w.observeFailure(0, err)
 		w.Log.WithError(err).Warn("to_device: asking the database what became of a commit failed, trying again")
 		if !w.sleep(pause) {
 			return fmt.Errorf("%w: the server is stopping: %w", ErrUnavailable, err)

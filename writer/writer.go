@@ -51,7 +51,8 @@ type Options struct {
 	// positions. It must not block. Nil means that nobody is told.
 	Outgoing func([]storage.EDU)
 	Log      *logrus.Entry
-	// Observe is told of each commit with messages or transactions; nil means nobody is.
+	// Observe is told of each commit with messages or transactions, and each time that the database fails at what goes
+	// before one or decides one; nil means nobody is.
 	Observe func(Commit)
 	// Trace is told of each message that is stored or was before, ahead of Wake and Outgoing; nil means that nobody is.
 	Trace trace.Recorder

@@ -352,7 +352,7 @@ func TestRefusedMessageFailsAlone(t *testing.T) {
 // What the database fails at, in a corrupt part of an index say, is answered at once, and nobody waits for it.
 func TestFaultHoldsNobodyUp(t *testing.T) {
 	lookedUp := func(s *faulty.Store) {
-		s.OnStored(func(keys []types.TransactionKey) error {
+		s.OnStored(func(_ context.Context, keys []types.TransactionKey) error {
 			if slices.ContainsFunc(keys, func(k types.TransactionKey) bool { return k.TransactionID == "poison" }) {
 				return faulty.ErrFails
 			}

@@ -32,7 +32,7 @@ type Store struct {
 	mu        sync.Mutex
 	commit    func(ctx context.Context, batch storage.Batch, real Commit) error
 	read      func() error
-	lookUp    func([]types.TransactionKey) error
+	lookUp    func(context.Context, []types.TransactionKey) error
 	state     func() error
 	committed []storage.Batch
 }
@@ -52,7 +52,7 @@ func (s *Store) OnRead(f func() error) {
 }
 
 // OnStored has f asked before every look for transactions; nil ends that.
-func (s *Store) OnStored(f func([]types.TransactionKey) error) {
+func (s *Store) OnStored(f func(context.Context, []types.TransactionKey) error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.lookUp = f
@@ -112,7 +112,7 @@ func (s *Store) Stored(ctx context.Context, keys []types.TransactionKey) (map[ty
 	f := s.lookUp
 	s.mu.Unlock()
 	if f != nil {
-		if err := f(keys); err != nil {
+		if err := f(ctx, keys); err != nil {
 			return nil, err
 		}
 	}
