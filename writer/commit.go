@@ -70,6 +70,7 @@ func (w *Writer) sleep(pause time.Duration) bool {
 // attempt tries once to carry the requests out, and returns those that are worth another try with
 // the reason.
 func (w *Writer) attempt(requests []*request) ([]*request, error) {
+	w.dropNotes() // of an attempt that failed
 	stored, err := w.stored(requests)
 	if err != nil {
 		w.observeFailure(len(requests), err)
@@ -170,7 +171,6 @@ func (w *Writer) newBatch(requests []*request, stored map[types.TransactionKey]s
 	batch := storage.Batch{Writer: w.id, Previous: w.previous}
 	now, before := w.Now(), w.allocated
 	taken := make(map[types.TransactionKey]struct{})
-	w.dropNotes()
 	for _, r := range requests {
 		w.noteStoredBefore(r, stored)
 		fresh := r.without(stored)

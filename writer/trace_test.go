@@ -188,6 +188,28 @@ func TestOnlyWhatIsStoredIsTraced(t *testing.T) {
 	})
 }
 
+// What a commit was to store is not told of with a repetition that comes after it failed.
+func TestFailedCommitLeavesNoTrace(t *testing.T) {
+	testdb.Each(t, func(t *testing.T, open testdb.Open) {
+		f, told := startTraced(t, open)
+		if err := f.Submit(f.ctx, message("old")); err != nil {
+			t.Fatal(err)
+		}
+		told.Want(t, f.stored(t, "old")...)
+		for name, failure := range map[string]error{"refused": faulty.ErrRefused, "failed": faulty.ErrFails, "given up": faulty.ErrLost} {
+			ctx, cancel := context.WithCancel(f.ctx)
+			f.store.OnCommit(func(context.Context, storage.Batch, faulty.Commit) error { cancel(); return failure })
+			if err := f.Submit(ctx, message(name)); err == nil {
+				t.Fatal("it was stored")
+			}
+			if err := f.Submit(f.ctx, message("old")); err != nil {
+				t.Fatal(err)
+			}
+			told.Want(t, toBob(trace.Repeated, "old", 0))
+		}
+	})
+}
+
 // Devices that do not exist are told of once, though the devices change while the message waits, and not at its repetition.
 func TestUnknownDevicesAreTraced(t *testing.T) {
 	testdb.Each(t, func(t *testing.T, open testdb.Open) {
