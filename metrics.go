@@ -182,11 +182,7 @@ func (m *metrics) observeCommit(c writer.Commit) {
 	m.batch.Observe(float64(c.Copies))
 }
 
-func (m *metrics) observeRead(err error) {
-	if err != nil {
-		m.failures.add(failedRead, 1)
-	}
-}
+func (m *metrics) observeFailedRead() { m.failures.add(failedRead, 1) }
 
 func (m *metrics) observeInbound(err error) {
 	switch {

@@ -300,10 +300,10 @@ func (m *Module) AcknowledgeSync(device types.Device, since types.Position) {
 // the position for its next_batch; see streams.Reader. After an error the response must be a 5xx.
 func (m *Module) ReadForSync(ctx context.Context, device types.Device, after, through types.Position, ignored streams.IgnoredSenders) ([]types.Message, types.Position, error) {
 	messages, next, err := m.reader.Read(ctx, device, after, through, ignored)
-	if err != nil && !errors.Is(ctx.Err(), context.Canceled) {
+	if err != nil && !errors.Is(ctx.Err(), context.Canceled) { // the client has not gone
+		m.metrics.observeFailedRead()
 		m.log.WithError(err).WithFields(logrus.Fields{"user_id": device.UserID, "device_id": device.DeviceID}).
 			Error("to_device: reading a queue failed")
 	}
-	m.metrics.observeRead(err)
 	return messages, next, err
 }
