@@ -42,7 +42,7 @@ func (m *metrics) Record(records ...trace.Record) {
 		case trace.Acknowledged:
 			m.acknowledged.Add(float64(n))
 		case trace.Dropped:
-			if r.Origin == "" || !slices.Contains(passedOver, r.Reason) {
+			if !isEDU(r) || !slices.Contains(passedOver, r.Reason) {
 				m.dropped.add(string(r.Reason), n)
 			}
 		case trace.Sent, trace.Refused, trace.SetAside:
@@ -62,4 +62,10 @@ func sourceOf(r *trace.Record) string {
 		return fromFederation
 	}
 	return fromClient
+}
+
+// isEDU reports whether a step is that of another server's EDU as a whole or in part. An entry of the host's own stream has an
+// origin, too, but a recipient and no EDU's ID.
+func isEDU(r *trace.Record) bool {
+	return r.Origin != "" && (r.EDUID != "" || r.Recipient == types.Device{})
 }

@@ -2,18 +2,21 @@ package todevicemodule_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sirupsen/logrus"
 	"github.com/sirupsen/logrus/hooks/test"
 
 	"github.com/matrix-org/dendrite/todevicemodule"
+	"github.com/matrix-org/dendrite/todevicemodule/consumers"
 	"github.com/matrix-org/dendrite/todevicemodule/internal/faulty"
 	"github.com/matrix-org/dendrite/todevicemodule/internal/testdb"
 	"github.com/matrix-org/dendrite/todevicemodule/types"
@@ -93,4 +96,25 @@ func TestClientThatGoesAwayIsNoFailureOfTheDatabase(t *testing.T) {
 			t.Errorf("a read failed: %v failures are counted", n)
 		}
 	})
+}
+
+// What is dropped of the host's own stream counts as a message, wherever its sender is: it came in no EDU.
+func TestDroppedEntriesAreCounted(t *testing.T) {
+	o := startObserved(t, testdb.SQLite(t), todevicemodule.DefaultConfig())
+	entry := consumers.Entry{Stream: "S", Timestamp: time.Now(), Device: observedDevice, Type: "m.test", Content: json.RawMessage(`broken`)}
+	var entries []consumers.Entry
+	for i, sender := range []string{"@alice:test", "@carol:there"} {
+		entry.Sequence, entry.Sender = uint64(i), sender
+		entries = append(entries, entry)
+	}
+	entries = append(entries, consumers.Entry{Stream: "S", Sequence: 2, Timestamp: time.Now(), Unreadable: true})
+	if err := o.Receive(t.Context(), entries...); err != nil {
+		t.Fatal(err)
+	}
+	if n := o.counter(t, "messages_dropped_total", "malformed"); n != 3 {
+		t.Errorf("%v messages are counted, want 3", n)
+	}
+	if n := o.counter(t, "edus_received_total", "malformed"); n != 0 {
+		t.Errorf("%v EDUs are counted", n)
+	}
 }

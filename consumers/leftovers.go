@@ -36,6 +36,8 @@ type Entry struct {
 	Stream    string
 	Sequence  uint64
 	Timestamp time.Time
+	// Unreadable says that the host can't tell what the entry is: it is dropped.
+	Unreadable bool
 
 	types.Device
 	Sender  string
@@ -68,7 +70,7 @@ func (l *Leftovers) Receive(ctx context.Context, entries ...Entry) error {
 	var ours []Entry
 	var messages, dropped []writer.Message
 	for _, e := range entries {
-		if !l.isOurs(e) {
+		if !e.Unreadable && !l.isOurs(e) {
 			continue
 		}
 		if err := e.check(); err != nil {
@@ -165,6 +167,9 @@ func (e *Entry) key() types.TransactionKey {
 }
 
 func (e *Entry) check() error {
+	if e.Unreadable {
+		return errors.New("it can't be read")
+	}
 	for what, value := range map[string]string{"user ID": e.UserID, "device ID": e.DeviceID, "sender": e.Sender, "event type": e.Type} {
 		if len(value) > maxTypeBytes || !utf8.ValidString(value) || strings.ContainsRune(value, 0) {
 			return fmt.Errorf("the %s is over %d bytes, not valid UTF-8 or has a NUL character", what, maxTypeBytes)

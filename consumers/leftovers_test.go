@@ -13,7 +13,9 @@ import (
 	"github.com/sirupsen/logrus/hooks/test"
 
 	"github.com/matrix-org/dendrite/todevicemodule/consumers"
+	"github.com/matrix-org/dendrite/todevicemodule/internal/tracetest"
 	"github.com/matrix-org/dendrite/todevicemodule/storage"
+	"github.com/matrix-org/dendrite/todevicemodule/trace"
 	"github.com/matrix-org/dendrite/todevicemodule/types"
 	"github.com/matrix-org/dendrite/todevicemodule/writer"
 )
@@ -82,6 +84,24 @@ func TestEntryForAnotherServerIsPassedOver(t *testing.T) {
 		if err := l.Receive(t.Context(), e); err != nil || sender.calls != 0 || len(hook.AllEntries()) != 0 {
 			t.Errorf("%q: error %v, sent %+v", userID, err, sender.messages)
 		}
+	}
+}
+
+// What the host can't read is nobody's, and is told of all the same.
+func TestUnreadableEntryIsDropped(t *testing.T) {
+	l, sender, hook := newLeftovers()
+	told := &tracetest.Recorder{}
+	l.Trace = told
+	unreadable := consumers.Entry{Stream: entry().Stream, Sequence: 6, Timestamp: entry().Timestamp, Unreadable: true}
+	if err := l.Receive(t.Context(), unreadable, entry()); err != nil {
+		t.Fatal(err)
+	}
+	if len(sender.messages) != 1 || sender.messages[0].Type != entry().Type {
+		t.Errorf("sent were %+v", sender.messages)
+	}
+	told.Want(t, leftover(trace.Accepted, "", entry().Type), trace.Record{Step: trace.Dropped, Reason: trace.Malformed})
+	if line := hook.LastEntry(); line == nil || line.Level != logrus.ErrorLevel || line.Data["sequence"] != uint64(6) {
+		t.Errorf("logged was %v", line)
 	}
 }
 

@@ -238,8 +238,7 @@ func (l *leftovers) appendEntry(entries []consumers.Entry, data []byte, sequence
 	var output synctypes.OutputSendToDeviceEvent
 	if err := json.Unmarshal(data, &output); err != nil {
 		// The error may quote the content.
-		l.log.WithField("sequence", sequence).Error("to_device: dropping a message of the host's stream that can't be read")
-		return entries
+		return append(entries, consumers.Entry{Stream: l.stream, Sequence: sequence, Timestamp: timestamp, Unreadable: true})
 	}
 	return append(entries, consumers.Entry{
 		Stream:    l.stream,
