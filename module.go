@@ -34,6 +34,9 @@ import (
 // stopSending is how long transactions to other servers that are under way may take when the module stops.
 const stopSending = 3 * time.Second
 
+// logLimitedEvery is how often the log says of one server that it was told to wait.
+const logLimitedEvery = time.Minute
+
 // Module is the send-to-device messaging of one server.
 type Module struct {
 	log          *logrus.Entry
@@ -123,6 +126,10 @@ func New(config Config, host Host, registerer prometheus.Registerer, log *logrus
 	if err != nil {
 		return nil, err
 	}
+	logLimited, err := limiter.New[string](1/logLimitedEvery.Seconds(), 1)
+	if err != nil {
+		return nil, err
+	}
 	sender := &writer.Sender{Directory: directory, Writer: m.writer}
 	m.route = &routing.SendToDevice{
 		Sender:      sender,
@@ -146,6 +153,7 @@ func New(config Config, host Host, registerer prometheus.Registerer, log *logrus
 		Remember:       config.MessageIDRetention,
 		Timeout:        config.RequestTimeout,
 		Origins:        origins,
+		LogLimited:     logLimited,
 		KeyRequestRate: remoteKeyRequestRate,
 		KeyRequest:     m.keyRequests.Check,
 		Observe:        m.metrics.observeReceived,

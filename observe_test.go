@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -116,5 +117,27 @@ func TestDroppedEntriesAreCounted(t *testing.T) {
 	}
 	if n := o.counter(t, "edus_received_total", "malformed"); n != 0 {
 		t.Errorf("%v EDUs are counted", n)
+	}
+}
+
+// Whoever looks for messages that are late finds in the log which server was told to wait, but not a line for each attempt.
+func TestLimitedServerIsLogged(t *testing.T) {
+	config := todevicemodule.DefaultConfig()
+	config.Limits.OriginEDUsPerSecond, config.Limits.OriginEDUsBurst = 1, 100
+	o := startObserved(t, testdb.SQLite(t), config)
+	edus := make([]json.RawMessage, 101)
+	for _, origin := range []string{"there", "there", "elsewhere", "there"} {
+		if err := o.ReceiveEDUs(t.Context(), origin, edus); !errors.Is(err, consumers.ErrLimitExceeded) {
+			t.Errorf("%s: got the error %v", origin, err)
+		}
+	}
+	var named []string
+	for _, line := range o.log.AllEntries() {
+		if origin, ok := line.Data["origin"].(string); ok && line.Level == logrus.InfoLevel {
+			named = append(named, origin)
+		}
+	}
+	if !slices.Equal(named, []string{"there", "elsewhere"}) {
+		t.Errorf("logged are %v", named)
 	}
 }

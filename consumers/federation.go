@@ -52,6 +52,8 @@ type Federation struct {
 	// do not count. Nil takes any number.
 	Origins        *limiter.Limiter[string]
 	KeyRequestRate *limiter.Limiter[string]
+	// LogLimited limits how often it is logged that a server was told to wait; nil logs it each time.
+	LogLimited *limiter.Limiter[string]
 	// KeyRequest is told of each m.room_key_request for a local user once it is stored. It must not block.
 	// Nil means that nobody is told.
 	KeyRequest func(sender, eventType string, content json.RawMessage)
@@ -73,6 +75,10 @@ var ErrLimitExceeded = errors.New("the server sends more EDUs than are taken of 
 // 5xx: what was stored already is known by its message_id.
 func (f *Federation) Receive(ctx context.Context, origin string, edus []json.RawMessage) error {
 	if !f.Origins.Allow(origin, len(edus)) {
+		if f.LogLimited.Allow(origin, 1) {
+			f.Log.WithFields(logrus.Fields{"origin": origin, "edus": len(edus)}).
+				Info("to_device: a server sends more EDUs than limits.origin_edus_per_second allows, it is to send them again later")
+		}
 		return ErrLimitExceeded
 	}
 	if f.Timeout > 0 {
