@@ -22,7 +22,7 @@ import (
 //   - call Module.RemoteSeen when another server sends a request,
 //   - pass PUT /sendToDevice to Module.SendToDevice as soon as the device is authenticated, with its body still to be read,
 //   - pass the to_device position of every /sync's since token through Module.SinceForSync, then to
-//     Module.AcknowledgeSync, and read the queue by Module.ReadForSync,
+//     Module.AcknowledgeSync, read the queue by Module.ReadForSync, and tell Module.HandedOver of what is in a response,
 //   - hand out no to_device position but those that come from the module, and
 //   - call Module.Stop before it closes the database.
 type Host interface {

@@ -305,7 +305,8 @@ func (m *Module) AcknowledgeSync(device types.Device, since types.Position) {
 }
 
 // ReadForSync returns a device's messages with after < position <= through for a /sync response, and
-// the position for its next_batch; see streams.Reader. After an error the response must be a 5xx.
+// the position for its next_batch; see streams.Reader. After an error the response must be a 5xx; HandedOver is to be told of the
+// messages of any other.
 func (m *Module) ReadForSync(ctx context.Context, device types.Device, after, through types.Position, ignored streams.IgnoredSenders) ([]types.Message, types.Position, error) {
 	messages, next, err := m.reader.Read(ctx, device, after, through, ignored)
 	if err != nil && !errors.Is(ctx.Err(), context.Canceled) { // the client has not gone
@@ -314,4 +315,9 @@ func (m *Module) ReadForSync(ctx context.Context, device types.Device, after, th
 			Error("to_device: reading a queue failed")
 	}
 	return messages, next, err
+}
+
+// HandedOver says that messages which ReadForSync returned are in a /sync response that has not failed.
+func (m *Module) HandedOver(device types.Device, messages []types.Message) {
+	m.reader.HandedOver(device, messages)
 }

@@ -3,6 +3,8 @@ package host
 import (
 	"context"
 	"sync"
+
+	"github.com/matrix-org/dendrite/todevicemodule/types"
 )
 
 // syncFailure is carried by the context of a /sync request to where its parts are read. The host
@@ -12,6 +14,7 @@ type syncFailure struct {
 	cancel context.CancelFunc
 	mu     sync.Mutex
 	err    error
+	read   []types.Message // for the response
 }
 
 type syncFailureKey struct{}
@@ -42,4 +45,23 @@ func (f *syncFailure) failure() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.err
+}
+
+// noteRead notes messages for the response of the request that ctx belongs to. It returns false outside of a /sync request.
+func noteRead(ctx context.Context, messages []types.Message) bool {
+	f, ok := ctx.Value(syncFailureKey{}).(*syncFailure)
+	if !ok {
+		return false
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.read = append(f.read, messages...)
+	return true
+}
+
+// messages returns what was read for the response.
+func (f *syncFailure) messages() []types.Message {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.read
 }

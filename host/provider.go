@@ -43,6 +43,9 @@ func (p *provider) IncrementalSync(ctx context.Context, snapshot storage.Databas
 		failSync(ctx, err)
 		return from
 	}
+	if !noteRead(ctx, messages) {
+		p.module.HandedOver(device, messages)
+	}
 	for _, m := range messages {
 		req.Response.ToDevice.Events = append(req.Response.ToDevice.Events, gomatrixserverlib.SendToDeviceEvent{
 			Sender: m.Sender, Type: m.Type, Content: m.Content,

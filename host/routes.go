@@ -44,14 +44,20 @@ func (d *Dendrite) addSyncRoute(client *mux.Router, pool *sync.RequestPool) {
 		Methods(http.MethodGet, http.MethodOptions)
 }
 
+// syncPool is the host's sync.RequestPool.
+type syncPool interface {
+	OnIncomingSyncRequest(req *http.Request, device *userapi.Device) util.JSONResponse
+}
+
 // serveSync has the host's RequestPool answer, but for a request whose queue could not be read.
-func (d *Dendrite) serveSync(req *http.Request, device *userapi.Device, pool *sync.RequestPool) util.JSONResponse {
+func (d *Dendrite) serveSync(req *http.Request, device *userapi.Device, pool syncPool) util.JSONResponse {
 	ctx, failed := withSyncFailure(req.Context())
 	defer failed.cancel()
 	res := pool.OnIncomingSyncRequest(d.withSince(req.WithContext(ctx)), device)
 	if err := failed.failure(); err != nil {
 		return routing.ErrorResponse(err)
 	}
+	d.module.HandedOver(types.Device{UserID: device.UserID, DeviceID: device.ID}, failed.messages())
 	if response, ok := res.JSON.(*synctypes.Response); ok && req.URL.Query().Get("since") == "" {
 		d.addKeyCounts(ctx, device, response)
 	}

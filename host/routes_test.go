@@ -1,12 +1,18 @@
 package host
 
 import (
+	"database/sql"
+	"errors"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"testing"
 
 	synctypes "github.com/matrix-org/dendrite/syncapi/types"
+	userapi "github.com/matrix-org/dendrite/userapi/api"
+	"github.com/matrix-org/util"
 
+	"github.com/matrix-org/dendrite/todevicemodule/admin"
 	"github.com/matrix-org/dendrite/todevicemodule/streams"
 	"github.com/matrix-org/dendrite/todevicemodule/types"
 )
@@ -107,4 +113,62 @@ func TestWithSinceKeepsTheRestOfTheRequest(t *testing.T) {
 			t.Errorf("a request since %q was changed", since)
 		}
 	}
+}
+
+// poolThatReads answers with what waits, and meets err afterwards.
+type poolThatReads struct {
+	provider *provider
+	err      error
+}
+
+func (p poolThatReads) OnIncomingSyncRequest(req *http.Request, _ *userapi.Device) util.JSONResponse {
+	request := syncRequest()
+	p.provider.IncrementalSync(req.Context(), ignoreList{err: sql.ErrNoRows}, request, 0, synctypes.StreamPosition(testPublished))
+	if p.err != nil {
+		failSync(req.Context(), p.err)
+	}
+	return util.JSONResponse{Code: http.StatusOK, JSON: request.Response}
+}
+
+// What was read for a /sync that fails later was not handed over: it is in no response.
+func TestOnlyWhatIsInAResponseIsHandedOver(t *testing.T) {
+	for name, test := range map[string]struct {
+		err  error
+		code int
+		want int
+	}{
+		"answered": {nil, http.StatusOK, 2},
+		"failed":   {errors.New("too many connections"), http.StatusInternalServerError, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := newTestHost(t, &fakeStore{messages: waiting()})
+			req := httptest.NewRequest(http.MethodGet, "/sync?since=s1", nil)
+			device := &userapi.Device{UserID: "@bob:x", ID: "PHONE"}
+			if res := d.serveSync(req, device, poolThatReads{&provider{module: d.module}, test.err}); res.Code != test.code {
+				t.Errorf("it is answered with %d %v", res.Code, res.JSON)
+			}
+			if got := steps(t, d, "user_id=@bob:x&device_id=PHONE"); len(got) != test.want || slices.ContainsFunc(got, func(step string) bool { return step != "handed_over" }) {
+				t.Errorf("the steps are %v", got)
+			}
+		})
+	}
+}
+
+// steps returns the steps that the trace knows.
+func steps(t *testing.T, d *Dendrite, query string) (steps []string) {
+	t.Helper()
+	for _, route := range d.module.AdminRoutes() {
+		if route.Name != "todevice_trace" {
+			continue
+		}
+		res := route.Handle(httptest.NewRequest(route.Method, "/?"+query, nil), "@admin:x", nil)
+		found, ok := res.JSON.(*admin.Trace)
+		if !ok {
+			t.Fatalf("the trace is answered with %d %v", res.Code, res.JSON)
+		}
+		for _, record := range found.Records {
+			steps = append(steps, string(record.Step))
+		}
+	}
+	return steps
 }

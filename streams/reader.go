@@ -30,7 +30,7 @@ type Reader struct {
 	Published func() types.Position
 	// Limit is the most messages that one read returns.
 	Limit int
-	// Trace is told of the messages that Read returns; nil means that nobody is.
+	// Trace is told of the messages that are handed over; nil means that nobody is.
 	Trace trace.Recorder
 }
 
@@ -56,14 +56,14 @@ func (r *Reader) Read(ctx context.Context, device types.Device, after, through t
 			return nil, after, err
 		}
 	}
-	r.tell(device, messages)
 	if len(messages) == r.Limit {
 		return messages, messages[len(messages)-1].Position, nil
 	}
 	return messages, through, nil
 }
 
-func (r *Reader) tell(device types.Device, messages []types.Message) {
+// HandedOver says that messages which were read are in a response. What is read for one that fails is not handed over.
+func (r *Reader) HandedOver(device types.Device, messages []types.Message) {
 	if r.Trace == nil || len(messages) == 0 {
 		return
 	}
