@@ -167,7 +167,7 @@ func steps(t *testing.T, d *Dendrite, query string) (steps []string) {
 			t.Fatalf("the trace is answered with %d %v", res.Code, res.JSON)
 		}
 		for _, record := range found.Records {
-			steps = append(steps, string(record.Step))
+			steps = append(steps, record.Step)
 		}
 	}
 	return steps

@@ -88,7 +88,9 @@ func TestGivingUpIsNoFailure(t *testing.T) {
 		if err := f.Stop(stop); err != nil {
 			t.Error(err)
 		}
-		<-last
+		if err := <-last; err == nil {
+			t.Error("a message is stored that was given up")
+		}
 		f.wantQueue(t, "first", "next")
 		if n := failures.Load(); n != 0 {
 			t.Errorf("%d failures of the database are observed", n)
