@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/VictoriaMetrics/metricsql"
+	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 	"go.yaml.in/yaml/v3"
 )
@@ -255,6 +256,30 @@ func TestDashboardAsksForWhatExists(t *testing.T) {
 		if !shown[name] && !shown[name+"_bucket"] && !shown[name+"_sum"] {
 			t.Errorf("no panel shows %s", name)
 		}
+	}
+}
+
+// A look that failed takes the gauges away until the next one, and must not end an alert.
+func TestAlertsOutliveAFailedLook(t *testing.T) {
+	descriptions := make(chan *prometheus.Desc, 100)
+	newGauges().Describe(descriptions)
+	close(descriptions)
+	asked := 0
+	for desc := range descriptions {
+		name := regexp.MustCompile(`fqName: "(\w+)"`).FindStringSubmatch(desc.String())[1]
+		if strings.HasSuffix(name, "_last_sample_timestamp_seconds") {
+			continue // it stays
+		}
+		for _, rule := range alertRules(t) {
+			all := len(regexp.MustCompile(name+`\b`).FindAllString(rule.Expr, -1))
+			bridged := len(regexp.MustCompile(`last_over_time\(`+name+`({[^}]*})?\[30m\]`).FindAllString(rule.Expr, -1))
+			if asked += all; all != bridged {
+				t.Errorf("%s asks %d times for %s, %d times for its last value", rule.Alert, all, name, bridged)
+			}
+		}
+	}
+	if asked < 5 {
+		t.Errorf("only %d gauges were found", asked)
 	}
 }
 

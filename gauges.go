@@ -24,8 +24,8 @@ type sample struct {
 // old values for the present ones.
 type gauges struct {
 	mu   sync.Mutex
-	last *sample // nil: there is none
-	at   time.Time
+	last *sample   // nil: there is none
+	at   time.Time // of the last look with success, or of the start
 
 	queues, messages, oldest, worstSize, worstAge *prometheus.Desc
 	edus, bytes, oldestEDU                        *prometheus.Desc
@@ -37,6 +37,7 @@ func newGauges() *gauges {
 		return prometheus.NewDesc(prometheus.BuildFQName(metricsNamespace, metricsSubsystem, name), help, labels, nil)
 	}
 	return &gauges{
+		at:        time.Now(),
 		queues:    desc("queues", "Devices for which messages wait."),
 		messages:  desc("queue_messages", "Messages that wait for their devices."),
 		oldest:    desc("oldest_message_age_seconds", "Age of the oldest message that waits for a device; 0 if none does. Queues that begin with an imported message, whose age is not known, are left out."),
@@ -46,7 +47,7 @@ func newGauges() *gauges {
 		bytes:     desc("outbox_bytes", "Size of the EDUs that wait for other servers."),
 		oldestEDU: desc("outbox_oldest_age_seconds", "Age of the oldest EDU that waits for another server; 0 if none does."),
 		took:      desc("sample_duration_seconds", "How long it took to look at what is stored."),
-		sampledAt: desc("last_sample_timestamp_seconds", "When what is stored was last looked at with success; 0 if never."),
+		sampledAt: desc("last_sample_timestamp_seconds", "When what is stored was last looked at with success; before that, when the server started."),
 	}
 }
 
@@ -79,11 +80,7 @@ func (g *gauges) Collect(to chan<- prometheus.Metric) {
 	show := func(desc *prometheus.Desc, value float64, labels ...string) {
 		to <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, labels...)
 	}
-	var sampledAt float64
-	if !at.IsZero() {
-		sampledAt = float64(at.UnixMilli()) / 1000
-	}
-	show(g.sampledAt, sampledAt)
+	show(g.sampledAt, float64(at.UnixMilli())/1000)
 	if s == nil {
 		return
 	}

@@ -128,8 +128,8 @@ func TestSamplerRestsAfterASlowLook(t *testing.T) {
 		if _, there := gauge(t, registry, "queue_messages"); there {
 			t.Error("there are values before the first look has ended")
 		}
-		if at, there := gauge(t, registry, "last_sample_timestamp_seconds"); at != 0 || !there {
-			t.Errorf("the last sample was taken at %v, %v", at, there)
+		if at, there := gauge(t, registry, "last_sample_timestamp_seconds"); at != float64(time.Now().Unix()) || !there {
+			t.Errorf("the last sample was taken at %v, %v; want the start", at, there)
 		}
 		time.Sleep(431 * time.Second)
 		looks := store.lookedAt()
