@@ -78,9 +78,9 @@ func (s *sampler) take(ctx context.Context) (taken sample, err error) {
 	if taken.totals, err = s.store.Totals(ctx); err != nil {
 		return taken, err
 	}
-	if taken.largest, err = s.store.Queues(ctx, storage.BySize, nil, worstQueues); err != nil {
+	if taken.largest, err = s.store.CountQueues(ctx, storage.BySize, nil, worstQueues); err != nil {
 		return taken, err
 	}
-	taken.oldest, err = s.store.Queues(ctx, storage.ByAge, &storage.Queue{Oldest: s.imported()}, worstQueues)
+	taken.oldest, err = s.store.CountQueues(ctx, storage.ByAge, &storage.Queue{Oldest: s.imported()}, worstQueues)
 	return taken, err
 }

@@ -43,7 +43,7 @@ func (s *slowInspector) Totals(ctx context.Context) (storage.Totals, error) {
 	}
 }
 
-func (s *slowInspector) Queues(_ context.Context, order storage.Order, after *storage.Queue, _ int) ([]storage.Queue, error) {
+func (s *slowInspector) CountQueues(_ context.Context, order storage.Order, after *storage.Queue, _ int) ([]storage.Queue, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.after[order] = after

@@ -295,6 +295,10 @@ type Inspector interface {
 	// change between two calls may be missed or come again.
 	Queues(ctx context.Context, order Order, after *Queue, limit int) ([]Queue, error)
 
+	// CountQueues is Queues without Bytes, which it leaves zero. It doesn't touch the messages themselves: on SQLite a long
+	// look holds up commits.
+	CountQueues(ctx context.Context, order Order, after *Queue, limit int) ([]Queue, error)
+
 	// Envelopes returns the first limit messages of a device after a position, by position.
 	Envelopes(ctx context.Context, device types.Device, after types.Position, limit int) ([]Envelope, error)
 

@@ -135,6 +135,8 @@ func TestQueuesAreCountedInTheIndex(t *testing.T) {
 		postgres.TotalsStatement:       nil,
 		postgres.QueuesBySizeStatement: {1 << 40, "", "", 10},
 		postgres.QueuesByAgeStatement:  {0, "", "", 10},
+		postgres.CountsBySizeStatement: {1 << 40, "", "", 10},
+		postgres.CountsByAgeStatement:  {0, "", "", 10},
 	} {
 		text := explain(t, db, "EXPLAIN "+statement, args...)
 		if !strings.Contains(text, "Index Only Scan using todevice_messages_pkey") || strings.Contains(text, "Seq Scan on todevice_messages") {

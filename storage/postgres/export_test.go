@@ -33,5 +33,7 @@ const (
 var (
 	QueuesBySizeStatement = queuesBySize
 	QueuesByAgeStatement  = queuesByAge
+	CountsBySizeStatement = countsBySize
+	CountsByAgeStatement  = countsByAge
 	EnvelopesStatement    = envelopes
 )

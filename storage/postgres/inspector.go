@@ -19,16 +19,21 @@ const totals = `
 			(SELECT count(*) FROM todevice_refused WHERE retry_at IS NOT NULL) AS refused
 	) r`
 
+// counts meets every message in the index alone. bytes is what stands for their size.
+func counts(bytes, after, order string) string {
+	return `
+		SELECT user_id, device_id, count(*) AS messages, ` + bytes + ` AS bytes, min(position) AS oldest, max(position) AS newest
+		FROM todevice_messages
+		GROUP BY user_id, device_id
+		HAVING ` + after + `
+		ORDER BY ` + order + `, user_id, device_id LIMIT $4`
+}
+
 // queues asks for the sizes of the queues of one page alone. PostgreSQL knows the size of a large content without
 // reading it.
 func queues(after, order string) string {
 	return `
-	WITH page AS MATERIALIZED (
-		SELECT user_id, device_id, count(*) AS messages, min(position) AS oldest, max(position) AS newest
-		FROM todevice_messages
-		GROUP BY user_id, device_id
-		HAVING ` + after + `
-		ORDER BY ` + order + `, user_id, device_id LIMIT $4
+	WITH page AS MATERIALIZED (` + counts(`NULL`, after, order) + `
 	)
 	SELECT p.user_id, p.device_id, p.messages, contents.bytes, p.oldest, p.newest
 	FROM page p
@@ -39,9 +44,18 @@ func queues(after, order string) string {
 	ORDER BY ` + order + `, user_id, device_id`
 }
 
+const (
+	afterBySize = `count(*) < $1 OR count(*) = $1 AND (user_id, device_id) > ($2, $3)`
+	afterByAge  = `min(position) > $1 OR min(position) = $1 AND (user_id, device_id) > ($2, $3)`
+	bySize      = `messages DESC`
+	byAge       = `oldest`
+)
+
 var (
-	queuesBySize = queues(`count(*) < $1 OR count(*) = $1 AND (user_id, device_id) > ($2, $3)`, `messages DESC`)
-	queuesByAge  = queues(`min(position) > $1 OR min(position) = $1 AND (user_id, device_id) > ($2, $3)`, `oldest`)
+	queuesBySize = queues(afterBySize, bySize)
+	queuesByAge  = queues(afterByAge, byAge)
+	countsBySize = counts(`0`, afterBySize, bySize)
+	countsByAge  = counts(`0`, afterByAge, byAge)
 )
 
 // The JSON functions fail on contents that are valid: too deep, or with \u0000 or half a surrogate pair in a string. The
@@ -110,6 +124,8 @@ var inspector = sqlstore.InspectorStatements{
 	Totals:       totals,
 	QueuesBySize: queuesBySize,
 	QueuesByAge:  queuesByAge,
+	CountsBySize: countsBySize,
+	CountsByAge:  countsByAge,
 	Envelopes:    envelopes,
 	Lines:        lines,
 	Line:         line,

@@ -18,15 +18,20 @@ const totals = `
 		SELECT count(*) AS waiting, coalesce(sum(bytes), 0) AS bytes, coalesce(min(position), 0) AS oldest FROM todevice_outbox
 	) o`
 
-// queues asks for the sizes of the queues of one page alone. SQLite knows the size of a content from the head of its row.
-func queues(after, order string) string {
+// counts meets every message in the index alone. bytes is what stands for their size.
+func counts(bytes, after, order string) string {
 	return `
-	WITH page AS MATERIALIZED (
-		SELECT user_id, device_id, count(*) AS messages, min(position) AS oldest, max(position) AS newest
+		SELECT user_id, device_id, count(*) AS messages, ` + bytes + ` AS bytes, min(position) AS oldest, max(position) AS newest
 		FROM todevice_messages
 		GROUP BY user_id, device_id
 		HAVING ` + after + `
-		ORDER BY ` + order + `, user_id, device_id LIMIT ?4
+		ORDER BY ` + order + `, user_id, device_id LIMIT ?4`
+}
+
+// queues asks for the sizes of the queues of one page alone. SQLite knows the size of a content from the head of its row.
+func queues(after, order string) string {
+	return `
+	WITH page AS MATERIALIZED (` + counts(`NULL`, after, order) + `
 	)
 	SELECT p.user_id, p.device_id, p.messages, (
 		SELECT coalesce(sum(octet_length(m.content)), 0) FROM todevice_messages m
@@ -36,9 +41,18 @@ func queues(after, order string) string {
 	ORDER BY ` + order + `, user_id, device_id`
 }
 
+const (
+	afterBySize = `count(*) < ?1 OR count(*) = ?1 AND (user_id, device_id) > (?2, ?3)`
+	afterByAge  = `min(position) > ?1 OR min(position) = ?1 AND (user_id, device_id) > (?2, ?3)`
+	bySize      = `messages DESC`
+	byAge       = `oldest`
+)
+
 var (
-	queuesBySize = queues(`count(*) < ?1 OR count(*) = ?1 AND (user_id, device_id) > (?2, ?3)`, `messages DESC`)
-	queuesByAge  = queues(`min(position) > ?1 OR min(position) = ?1 AND (user_id, device_id) > (?2, ?3)`, `oldest`)
+	queuesBySize = queues(afterBySize, bySize)
+	queuesByAge  = queues(afterByAge, byAge)
+	countsBySize = counts(`0`, afterBySize, bySize)
+	countsByAge  = counts(`0`, afterByAge, byAge)
 )
 
 // The JSON functions fail on what is deeper than 1,000 levels. json_valid doesn't, and finds it invalid.
@@ -103,6 +117,8 @@ var inspector = sqlstore.InspectorStatements{
 	Totals:       totals,
 	QueuesBySize: queuesBySize,
 	QueuesByAge:  queuesByAge,
+	CountsBySize: countsBySize,
+	CountsByAge:  countsByAge,
 	Envelopes:    envelopes,
 	Lines:        lines,
 	Line:         line,

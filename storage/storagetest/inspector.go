@@ -48,6 +48,13 @@ func (f *fixture) wantQueues(limit int, want []storage.Queue) {
 		if got := f.queues(order, limit); !slices.Equal(got, want) {
 			f.Fatalf("with the order %d and the limit %d the queues are %+v, want %+v", order, limit, got, want)
 		}
+		counted := slices.Clone(want)
+		for i := range counted {
+			counted[i].Bytes = 0
+		}
+		if got := f.pages(f.store.CountQueues, order, limit); !slices.Equal(got, counted) {
+			f.Fatalf("with the order %d and the limit %d the queues are counted as %+v, want %+v", order, limit, got, counted)
+		}
 	}
 	totals := storage.Totals{Queues: len(want)}
 	for _, q := range want {
@@ -63,10 +70,17 @@ func (f *fixture) wantQueues(limit int, want []storage.Queue) {
 	}
 }
 
-func (f *fixture) queues(order storage.Order, limit int) (queues []storage.Queue) {
+func (f *fixture) queues(order storage.Order, limit int) []storage.Queue {
+	f.Helper()
+	return f.pages(f.store.Queues, order, limit)
+}
+
+type listQueues func(context.Context, storage.Order, *storage.Queue, int) ([]storage.Queue, error)
+
+func (f *fixture) pages(list listQueues, order storage.Order, limit int) (queues []storage.Queue) {
 	f.Helper()
 	for after := (*storage.Queue)(nil); ; {
-		page, err := f.store.Queues(f.ctx, order, after, limit)
+		page, err := list(f.ctx, order, after, limit)
 		f.must(err)
 		if queues = append(queues, page...); len(page) < limit {
 			return queues
@@ -260,6 +274,7 @@ func inspectorErrors(ctx context.Context, store storage.Inspector) map[string]er
 	errs := map[string]error{}
 	_, errs["Totals"] = store.Totals(ctx)
 	_, errs["Queues"] = store.Queues(ctx, storage.BySize, nil, 1)
+	_, errs["CountQueues"] = store.CountQueues(ctx, storage.BySize, nil, 1)
 	_, errs["Envelopes"] = store.Envelopes(ctx, alice, 0, 1)
 	_, errs["Lines"] = store.Lines(ctx, "", 1)
 	_, errs["Line"] = store.Line(ctx, remote)

@@ -15,6 +15,8 @@ type InspectorStatements struct {
 	Totals       string // returns queues, messages, oldest position, and what follows the destination in Lines
 	QueuesBySize string // most messages, user, device, limit; returns user, device, messages, bytes, oldest and newest position
 	QueuesByAge  string // oldest position, user, device, limit; returns the same
+	CountsBySize string // as QueuesBySize, with 0 for the bytes
+	CountsByAge  string // as QueuesByAge, with 0 for the bytes
 	Envelopes    string // user, device, after, limit; returns position, sender, type, bytes, message ID as messageID takes it
 	Lines        string // after, limit; returns destination, waiting, bytes, oldest position, those aside, those of them to be sent again
 	Line         string // destination; returns the same
@@ -36,10 +38,19 @@ func (s *Store) Totals(ctx context.Context) (totals storage.Totals, err error) {
 
 // Queues implements storage.Store.
 func (s *Store) Queues(ctx context.Context, order storage.Order, after *storage.Queue, limit int) ([]storage.Queue, error) {
+	return s.listQueues(ctx, s.sql.Inspect.QueuesBySize, s.sql.Inspect.QueuesByAge, order, after, limit)
+}
+
+// CountQueues implements storage.Store.
+func (s *Store) CountQueues(ctx context.Context, order storage.Order, after *storage.Queue, limit int) ([]storage.Queue, error) {
+	return s.listQueues(ctx, s.sql.Inspect.CountsBySize, s.sql.Inspect.CountsByAge, order, after, limit)
+}
+
+func (s *Store) listQueues(ctx context.Context, bySize, byAge string, order storage.Order, after *storage.Queue, limit int) ([]storage.Queue, error) {
 	if limit <= 0 {
 		return nil, nil
 	}
-	statement, args, err := s.queuesAfter(order, after)
+	statement, args, err := queuesAfter(bySize, byAge, order, after)
 	if err != nil {
 		return nil, fmt.Errorf("list queues: %w", err)
 	}
@@ -58,13 +69,13 @@ func (s *Store) Queues(ctx context.Context, order storage.Order, after *storage.
 	return queues, nil
 }
 
-func (s *Store) queuesAfter(order storage.Order, after *storage.Queue) (statement string, args []any, err error) {
+func queuesAfter(bySize, byAge string, order storage.Order, after *storage.Queue) (statement string, args []any, err error) {
 	var first storage.Queue
 	switch order {
 	case storage.BySize:
-		statement, first.Messages = s.sql.Inspect.QueuesBySize, math.MaxInt
+		statement, first.Messages = bySize, math.MaxInt
 	case storage.ByAge:
-		statement, first.Oldest = s.sql.Inspect.QueuesByAge, math.MinInt64
+		statement, first.Oldest = byAge, math.MinInt64
 	default:
 		return "", nil, fmt.Errorf("the order %d is not known", order)
 	}
