@@ -70,7 +70,7 @@ func newClient(cmd *cli.Command) (*client, error) {
 		}
 	}
 	if token = strings.TrimSpace(token); token == "" {
-		return nil, exit(exitUsage, "an administrator's access token is missing: name a file with it by -%s, or set %s", tokenFlag, tokenVariable)
+		return nil, exit(exitUsage, "an administrator's access token is missing: name a file with it by -%s, or set %s%s", tokenFlag, tokenVariable, configHint(cmd))
 	}
 	if strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		return nil, exit(exitUsage, "the access token has a space or another character in it that no access token has")
@@ -90,6 +90,15 @@ func adminConfig(cmd *cli.Command) (todevicemodule.AdminConfig, error) {
 		return config.Admin, exit(exitUsage, "%s: %w", name, err)
 	}
 	return config.Admin, nil
+}
+
+// configHint is for whoever misses what dendrite.yaml says.
+func configHint(cmd *cli.Command) string {
+	name := cmd.String(configFlag)
+	if _, err := os.Stat(name); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Sprintf(" (there is no %s here: name it by -%s)", name, configFlag)
+	}
+	return ""
 }
 
 func readToken(name string) (string, error) {

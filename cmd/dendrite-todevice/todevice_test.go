@@ -80,6 +80,21 @@ func TestWhereURLAndTokenComeFrom(t *testing.T) {
 	}
 }
 
+func TestMissingTokenTellsOfAMissingConfiguration(t *testing.T) {
+	t.Chdir(t.TempDir())
+	t.Setenv(tokenVariable, "")
+	const hint = "there is no dendrite.yaml here: name it by -config"
+	if code, _, errs := (run{}).toDevice("status"); code != exitUsage || !strings.Contains(errs, hint) {
+		t.Errorf("code %d, and it says %q", code, errs)
+	}
+	if err := os.WriteFile("dendrite.yaml", []byte("to_device:\n  enabled: true\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if code, _, errs := (run{}).toDevice("status"); code != exitUsage || !strings.Contains(errs, "access token is missing") || strings.Contains(errs, hint) {
+		t.Errorf("code %d, and it says %q", code, errs)
+	}
+}
+
 const unrecognised = "M_UNRECOGNIZED" //nolint:misspell // as the specification has it
 
 func TestExitCodes(t *testing.T) {
