@@ -162,7 +162,8 @@ type Lock interface {
 // at any time from any goroutine, but Claim and Commit only by the holder of Lock.
 //
 // Errors wrap ErrTransient where trying again makes sense; every other error is final for that
-// call: the database, or the store before it, refuses the values. What nobody knows is a fault of the database's. An error never names the content of a message.
+// call: the database, or the store before it, refuses the values. An error that the store does not know counts as a fault
+// of the database's. No error names the content of a message.
 type Store interface {
 	// Migrate brings the tables up to date. It is idempotent, and what it did is recorded in the
 	// database.
