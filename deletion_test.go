@@ -1,16 +1,12 @@
 package todevicemodule_test
 
 import (
-	"context"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
 
-	"github.com/sirupsen/logrus"
-
-	"github.com/matrix-org/dendrite/todevicemodule"
 	"github.com/matrix-org/dendrite/todevicemodule/internal/testdb"
 	"github.com/matrix-org/dendrite/todevicemodule/types"
 )
@@ -33,20 +29,7 @@ func (s *slowBody) Read(p []byte) (int, error) {
 // deleted, the repetition is stored, once.
 func TestRequestThatADeletionOvertakes(t *testing.T) {
 	testdb.Each(t, func(t *testing.T, open testdb.Open) {
-		log := logrus.New()
-		log.SetOutput(io.Discard)
-		module, err := todevicemodule.New(todevicemodule.DefaultConfig(), oneDevice{store: open(t)}, nil, logrus.NewEntry(log))
-		if err == nil {
-			err = module.Start(t.Context())
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() {
-			if err := module.Stop(context.Background()); err != nil {
-				t.Error(err)
-			}
-		}()
+		module := started(t, open(t))
 		alice, bob := types.Device{UserID: "@alice:test", DeviceID: "PHONE"}, types.Device{UserID: "@bob:test", DeviceID: "PHONE"}
 		deletion := func() {
 			if err := module.DeleteDevices(t.Context(), alice.UserID, func() error { return nil }); err != nil {

@@ -1,17 +1,12 @@
 package todevicemodule_test
 
 import (
-	"context"
 	"encoding/json"
-	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
 
-	"github.com/sirupsen/logrus"
-
-	"github.com/matrix-org/dendrite/todevicemodule"
 	"github.com/matrix-org/dendrite/todevicemodule/internal/testdb"
 	"github.com/matrix-org/dendrite/todevicemodule/types"
 )
@@ -20,20 +15,7 @@ import (
 func TestBrokenDatabaseDropsNothing(t *testing.T) {
 	testdb.Each(t, func(t *testing.T, open testdb.Open) {
 		store := open(t)
-		log := logrus.New()
-		log.SetOutput(io.Discard)
-		module, err := todevicemodule.New(todevicemodule.DefaultConfig(), oneDevice{store: store}, nil, logrus.NewEntry(log))
-		if err == nil {
-			err = module.Start(t.Context())
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() {
-			if err := module.Stop(context.Background()); err != nil {
-				t.Error(err)
-			}
-		}()
+		module := started(t, store)
 		receive := func() error {
 			return module.ReceiveEDUs(t.Context(), "there", []json.RawMessage{json.RawMessage(
 				`{"sender":"@carol:there","type":"m.test","message_id":"e1","messages":{"@bob:test":{"PHONE":{"n":1}}}}`)})

@@ -328,25 +328,31 @@ func TestUndecidedCommit(t *testing.T) {
 
 func TestRefusedMessageFailsAlone(t *testing.T) {
 	testdb.Each(t, func(t *testing.T, open testdb.Open) {
-		f := start(t, open, nil)
-		release := f.holdNextCommit(t)
-		errs := make(map[string]chan error)
-		for i, name := range []string{"good", "poison", "fine"} {
-			errc := make(chan error, 1)
-			errs[name] = errc
-			go func() { errc <- f.Submit(f.ctx, message(name)) }()
-			f.waitQueued(t, i+1)
-		}
-		f.store.RefuseType("org.example.poison")
-		release()
-		for name, errc := range errs {
-			err := <-errc
-			if poison := name == "poison"; poison != errors.Is(err, faulty.ErrRefused) || !poison && err != nil {
-				t.Errorf("%s: %v", name, err)
-			}
-		}
-		f.wantQueue(t, "first", "good", "fine")
+		poisoned(t, open, func(s *faulty.Store) { s.RefuseType("org.example.poison") }, faulty.ErrRefused)
 	})
+}
+
+// poisoned submits three messages for one batch and wants the one to end with an error that the store is made to fail at.
+func poisoned(t *testing.T, open testdb.Open, fail func(*faulty.Store), want error) {
+	t.Helper()
+	f := start(t, open, nil)
+	release := f.holdNextCommit(t)
+	errs := make(map[string]chan error)
+	for i, name := range []string{"good", "poison", "fine"} {
+		errc := make(chan error, 1)
+		errs[name] = errc
+		go func() { errc <- f.Submit(f.ctx, message(name)) }()
+		f.waitQueued(t, i+1)
+	}
+	fail(f.store)
+	release()
+	for name, errc := range errs {
+		err := <-errc
+		if poison := name == "poison"; poison != errors.Is(err, want) || !poison && err != nil || errors.Is(err, writer.ErrUnavailable) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	f.wantQueue(t, "first", "good", "fine")
 }
 
 // What the database fails at, in a corrupt part of an index say, is answered at once, and nobody waits for it.
@@ -364,32 +370,7 @@ func TestFaultHoldsNobodyUp(t *testing.T) {
 		"in the transactions": lookedUp,
 	} {
 		t.Run(name, func(t *testing.T) {
-			testdb.Each(t, func(t *testing.T, open testdb.Open) {
-				f := start(t, open, nil)
-				release := f.holdNextCommit(t)
-				errs := make(map[string]chan error)
-				for i, name := range []string{"good", "poison", "fine"} {
-					errc := make(chan error, 1)
-					errs[name] = errc
-					go func() { errc <- f.Submit(f.ctx, message(name)) }()
-					f.waitQueued(t, i+1)
-				}
-				fail(f.store)
-				release()
-				for name, errc := range errs {
-					err := <-errc
-					if poison := name == "poison"; poison != errors.Is(err, storage.ErrFault) || !poison && err != nil || errors.Is(err, writer.ErrUnavailable) {
-						t.Errorf("%s: %v", name, err)
-					}
-				}
-				f.wantQueue(t, "first", "good", "fine")
-				f.store.OnCommit(nil)
-				f.store.OnStored(nil)
-				if err := f.Submit(f.ctx, message("poison")); err != nil {
-					t.Errorf("once it is mended: %v", err)
-				}
-				f.wantQueue(t, "first", "good", "fine", "poison")
-			})
+			testdb.Each(t, func(t *testing.T, open testdb.Open) { poisoned(t, open, fail, storage.ErrFault) })
 		})
 	}
 }
