@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -40,5 +42,21 @@ func TestPrintReport(t *testing.T) {
 				t.Errorf("printed (error %v):\n%s\nwant:\n%s", err, out.String(), test.want)
 			}
 		})
+	}
+}
+
+func TestExitCodesOfAnExport(t *testing.T) {
+	for failure, want := range map[error]int{
+		storage.ErrLocked: exitRunning, host.ErrInUse: exitRunning, host.ErrNoDatabase: exitUsage, host.ErrElsewhere: exitUsage,
+	} {
+		var coded *exitError
+		if err := withExitCode(fmt.Errorf("export: %w", failure)); !errors.As(err, &coded) || coded.code != want || !errors.Is(err, failure) {
+			t.Errorf("%v becomes %v, want the exit code %d", failure, err, want)
+		}
+	}
+	for _, err := range []error{nil, storage.ErrTransient} {
+		if got := withExitCode(err); got != err { //nolint:errorlint // the very same
+			t.Errorf("%v becomes %v", err, got)
+		}
 	}
 }

@@ -36,15 +36,20 @@ func exportCommand(t terminal) *cli.Command {
 			}
 			options := exportOptions{ExportOptions: host.ExportOptions{Force: cmd.Bool(forceFlag)}, JSON: cmd.Bool(jsonFlag)}
 			_, err = export(ctx, cfg, section, options, t.out)
-			switch {
-			case errors.Is(err, storage.ErrLocked):
-				return exit(exitRunning, "%w: stop the server first", err)
-			case errors.Is(err, host.ErrNoDatabase), errors.Is(err, host.ErrElsewhere):
-				return exit(exitUsage, "%w", err)
-			case errors.Is(err, host.ErrInUse):
-				return exit(exitRunning, "%w", err)
-			}
-			return err
+			return withExitCode(err)
 		},
 	}
+}
+
+// withExitCode gives what keeps an export from beginning its exit code.
+func withExitCode(err error) error {
+	switch {
+	case errors.Is(err, storage.ErrLocked):
+		return exit(exitRunning, "%w: stop the server first", err)
+	case errors.Is(err, host.ErrNoDatabase), errors.Is(err, host.ErrElsewhere):
+		return exit(exitUsage, "%w", err)
+	case errors.Is(err, host.ErrInUse):
+		return exit(exitRunning, "%w", err)
+	}
+	return err
 }
