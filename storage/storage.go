@@ -21,6 +21,10 @@ var (
 	// process, or another process claimed the store. State tells which. Nothing was stored.
 	ErrFenced = errors.New("the position record was changed by another commit")
 
+	// ErrStored is returned by Commit where a transaction of the batch has a record already. Nothing was stored. Stored
+	// tells which it is.
+	ErrStored = errors.New("a transaction of the batch is stored already")
+
 	// ErrLocked is returned by Lock while another process holds the store.
 	ErrLocked = errors.New("another process writes send-to-device messages to this database")
 
@@ -122,7 +126,7 @@ type Batch struct {
 	Deliveries []Delivery
 	// EDUs are added to the lines of their destinations.
 	EDUs []EDU
-	// Transactions must not be stored yet: Stored tells.
+	// Transactions must not be stored yet.
 	Transactions []Transaction
 }
 
@@ -183,10 +187,10 @@ type Store interface {
 	State(ctx context.Context) (State, error)
 
 	// Commit stores the batch in one transaction and durably, or returns an error. It returns
-	// ErrFenced, having stored nothing, unless the position record is {Writer, Previous}. An error
-	// that is neither ErrFenced nor transient means that this batch can never be stored: a message, EDU or
-	// transaction is there already, an ID is longer than MaxKeyBytes, a destination is empty or longer than
-	// 255 bytes, or text is not UTF-8 or holds NUL.
+	// ErrFenced, having stored nothing, unless the position record is {Writer, Previous}, and otherwise ErrStored, having
+	// stored nothing, if one of the transactions is there already or is in the batch twice. Any other error that is not transient means that this
+	// batch can never be stored: a message or EDU is there already, an ID is longer than
+	// MaxKeyBytes, a destination is empty or longer than 255 bytes, or text is not UTF-8 or holds NUL.
 	Commit(ctx context.Context, batch Batch) error
 
 	// Stored returns those of the keys that have a transaction record, expired or not. Absence is no error.

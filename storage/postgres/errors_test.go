@@ -25,13 +25,14 @@ func TestSessionEndsDuringCommit(t *testing.T) {
 	url := pgtest.NewSchema(t)
 	db := openDB(t, url)
 	store, last := newStore(t, url)
-	obstacle := begin(t, db, `LOCK TABLE todevice_transactions IN SHARE MODE`)
+	obstacle := begin(t, db, insertOfBatch)
 	failure := make(chan error, 1)
 	go func() { failure <- store.Commit(t.Context(), batch(last)) }()
 	waitForWaiter(t, db, "%INSERT INTO todevice_transactions%")
 	if _, err := db.Exec(`
-		SELECT pg_terminate_backend(pid) FROM pg_locks
-		WHERE relation = 'todevice_transactions'::regclass AND NOT granted`); err != nil {
+		SELECT pg_terminate_backend(l.pid) FROM pg_locks l
+		JOIN pg_locks held ON held.pid = l.pid AND held.relation = 'todevice_transactions'::regclass
+		WHERE l.locktype = 'transactionid' AND NOT l.granted`); err != nil {
 		t.Fatal(err)
 	}
 	wantTransient(t, <-failure)

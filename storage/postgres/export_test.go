@@ -1,5 +1,7 @@
 package postgres
 
+import "github.com/matrix-org/dendrite/todevicemodule/storage"
+
 // Migrations are the SQL files.
 var Migrations = migrations
 
@@ -37,3 +39,11 @@ var (
 	CountsByAgeStatement  = countsByAge
 	EnvelopesStatement    = envelopes
 )
+
+// CommitStatement returns the statement of a commit that has everything.
+func CommitStatement() string {
+	c := newCommit(storage.Batch{
+		Deliveries: []storage.Delivery{{Copies: make([]storage.Copy, 1)}}, EDUs: make([]storage.EDU, 1),
+	})
+	return c.text.String()
+}

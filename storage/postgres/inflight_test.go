@@ -47,6 +47,10 @@ func batch(previous types.Position) storage.Batch {
 	}
 }
 
+// insertOfBatch inserts the transaction that batch has. As long as it is not committed, a commit of that batch waits for it,
+// in the middle of its statement.
+const insertOfBatch = `INSERT INTO todevice_transactions VALUES ('@alice:x', 'A', 'm.a', '1', 0)`
+
 func begin(t *testing.T, db *sql.DB, statement string, args ...any) *sql.Tx {
 	t.Helper()
 	tx, err := db.BeginTx(t.Context(), nil)
@@ -131,7 +135,7 @@ func TestStateWaitsForALostCommit(t *testing.T) {
 	store, last := newStore(t, url)
 	network := newProxy(t, url)
 	lost := postgres.New(openDB(t, network.url))
-	obstacle := begin(t, db, `LOCK TABLE todevice_transactions IN SHARE MODE`)
+	obstacle := begin(t, db, insertOfBatch)
 
 	failure := make(chan error, 1)
 	go func() { failure <- lost.Commit(t.Context(), batch(last)) }()

@@ -9,49 +9,29 @@ import (
 	"github.com/matrix-org/dendrite/todevicemodule/storage"
 )
 
-// What one statement carries at most. The driver holds a statement's arguments about four times.
-const (
-	chunkRows  = 2000
-	chunkBytes = 4 << 20
-)
+const copyOfMessages = `COPY todevice_messages (user_id, device_id, position, sender, type, content) FROM STDIN`
 
-func (dialect) InsertMessages(ctx context.Context, tx *sql.Tx, deliveries []storage.Delivery) error {
-	var chunk messageChunk
-	for _, delivery := range deliveries {
-		for i, c := range delivery.Copies {
-			if chunk.full(len(c.Content)) {
-				if err := chunk.insert(ctx, tx); err != nil {
-					return err
-				}
-				chunk = messageChunk{}
-			}
-			chunk.add(delivery, i)
-		}
-	}
-	return chunk.insert(ctx, tx)
+const copyOfEDUs = `COPY todevice_outbox (destination, position, origin, message_id, content) FROM STDIN`
+
+// column is an argument that has a value for each row.
+type column struct {
+	values any
+	array  string // its type
 }
 
-// chunkSize is what a statement carries so far.
-type chunkSize struct{ rows, bytes int }
+func texts(values []string) column   { return column{pq.Array(values), "text[]"} }
+func integers(values []int64) column { return column{pq.Array(values), "bigint[]"} }
 
-func (c *chunkSize) full(next int) bool {
-	return c.rows >= chunkRows || c.rows > 0 && c.bytes+next > chunkBytes
-}
-
-func (c *chunkSize) grow(bytes int) {
-	c.rows++
-	c.bytes += bytes
-}
-
+// messageChunk is the messages that one statement carries.
 type messageChunk struct {
-	chunkSize
+	bytes                                    int // of the contents
 	users, devices, senders, types, contents []string
 	positions                                []int64
 }
 
-func (m *messageChunk) add(delivery storage.Delivery, i int) {
+func (m *messageChunk) add(delivery *storage.Delivery, i int) {
 	c := &delivery.Copies[i]
-	m.grow(len(c.Content))
+	m.bytes += len(c.Content)
 	m.users = append(m.users, c.UserID)
 	m.devices = append(m.devices, c.DeviceID)
 	m.positions = append(m.positions, int64(delivery.Position)+int64(i))
@@ -60,45 +40,65 @@ func (m *messageChunk) add(delivery storage.Delivery, i int) {
 	m.contents = append(m.contents, string(c.Content))
 }
 
-func (m *messageChunk) insert(ctx context.Context, tx *sql.Tx) error {
-	_, err := m.insertBy(ctx, tx, insertMessages)
-	return err
+// columns are in the order of the INSERT of messages.
+func (m *messageChunk) columns() []column {
+	return []column{texts(m.users), texts(m.devices), integers(m.positions), texts(m.senders), texts(m.types), texts(m.contents)}
 }
 
-func (m *messageChunk) insertBy(ctx context.Context, tx *sql.Tx, statement string) (inserted int64, err error) {
-	if m.rows == 0 {
-		return 0, nil
+// columnsOf are in the order of the INSERT of EDUs.
+func columnsOf(edus []storage.EDU) []column {
+	n := len(edus)
+	destinations, origins, messageIDs, contents := make([]string, n), make([]string, n), make([]string, n), make([]string, n)
+	positions := make([]int64, n)
+	for i := range edus {
+		edu := &edus[i]
+		destinations[i], positions[i], origins[i] = edu.Destination, int64(edu.Position), edu.Origin
+		messageIDs[i], contents[i] = edu.MessageID, string(edu.Content)
 	}
-	result, err := tx.ExecContext(ctx, statement, pq.Array(m.users), pq.Array(m.devices),
-		pq.Array(m.positions), pq.Array(m.senders), pq.Array(m.types), pq.Array(m.contents))
-	if err != nil {
-		return 0, err
-	}
-	return result.RowsAffected()
+	return []column{texts(destinations), integers(positions), texts(origins), texts(messageIDs), texts(contents)}
 }
 
-func (dialect) InsertTransactions(ctx context.Context, tx *sql.Tx, transactions []storage.Transaction) error {
-	for len(transactions) > 0 {
-		n := min(len(transactions), chunkRows)
-		if err := insertTransactionChunk(ctx, tx, transactions[:n]); err != nil {
-			return err
+func copyMessages(ctx context.Context, tx *sql.Tx, deliveries []storage.Delivery) error {
+	return copyIn(ctx, tx, copyOfMessages, func(add func(...any) error) error {
+		for i := range deliveries {
+			delivery := &deliveries[i]
+			for j := range delivery.Copies {
+				c := &delivery.Copies[j]
+				err := add(c.UserID, c.DeviceID, int64(delivery.Position)+int64(j), delivery.Sender, delivery.Type, string(c.Content))
+				if err != nil {
+					return err
+				}
+			}
 		}
-		transactions = transactions[n:]
-	}
-	return nil
+		return nil
+	})
 }
 
-func insertTransactionChunk(ctx context.Context, tx *sql.Tx, transactions []storage.Transaction) error {
-	var users, devices, eventTypes, ids []string
-	var times []int64
-	for _, t := range transactions {
-		users = append(users, t.UserID)
-		devices = append(devices, t.DeviceID)
-		eventTypes = append(eventTypes, t.EventType)
-		ids = append(ids, t.TransactionID)
-		times = append(times, t.ExpiresAt.UnixMicro())
+func copyEDUs(ctx context.Context, tx *sql.Tx, edus []storage.EDU) error {
+	return copyIn(ctx, tx, copyOfEDUs, func(add func(...any) error) error {
+		for i := range edus {
+			edu := &edus[i]
+			if err := add(edu.Destination, int64(edu.Position), edu.Origin, edu.MessageID, string(edu.Content)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// copyIn has f add the rows of a COPY.
+func copyIn(ctx context.Context, tx *sql.Tx, statement string, f func(add func(row ...any) error) error) error {
+	rows, err := tx.PrepareContext(ctx, statement)
+	if err != nil {
+		return err
 	}
-	_, err := tx.ExecContext(ctx, insertTransactions, pq.Array(users), pq.Array(devices),
-		pq.Array(eventTypes), pq.Array(ids), pq.Array(times))
-	return err
+	defer rows.Close() //nolint:errcheck // it was ended, or has failed
+	add := func(row ...any) error {
+		_, err := rows.ExecContext(ctx, row...)
+		return err
+	}
+	if err = f(add); err != nil {
+		return err
+	}
+	return add() // no row ends it
 }

@@ -14,7 +14,9 @@ import (
 const present = `
 	SELECT to_regclass('todevice_position') IS NOT NULL`
 
-const importMessages = insertMessages + `
+const importMessages = `
+	INSERT INTO todevice_messages (user_id, device_id, position, sender, type, content)
+	SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[])
 	ON CONFLICT (user_id, device_id, position) DO NOTHING`
 
 // The contents stay out of the sort.
@@ -26,24 +28,45 @@ const messagesAt = `
 	SELECT user_id, device_id, position, sender, type, content FROM todevice_messages
 	WHERE ctid = ANY ($1::tid[]) ORDER BY position, user_id, device_id`
 
+// What one statement carries at most. The driver holds a statement's arguments about four times.
+const (
+	chunkRows  = 2000
+	chunkBytes = 4 << 20
+)
+
 func (dialect) ImportMessages(ctx context.Context, tx *sql.Tx, messages []storage.Queued) (inserted int64, err error) {
 	var chunk messageChunk
 	for i := range messages {
 		message := &messages[i]
-		if chunk.full(len(message.Content)) {
-			n, err := chunk.insertBy(ctx, tx, importMessages)
+		if rows := len(chunk.users); rows >= chunkRows || rows > 0 && chunk.bytes+len(message.Content) > chunkBytes {
+			n, err := importChunk(ctx, tx, &chunk)
 			if err != nil {
 				return 0, err
 			}
 			inserted, chunk = inserted+n, messageChunk{}
 		}
-		chunk.add(storage.Delivery{
+		chunk.add(&storage.Delivery{
 			Position: message.Position, Sender: message.Sender, Type: message.Type,
 			Copies: []storage.Copy{{Device: message.Device, Content: message.Content}},
 		}, 0)
 	}
-	n, err := chunk.insertBy(ctx, tx, importMessages)
+	n, err := importChunk(ctx, tx, &chunk)
 	return inserted + n, err
+}
+
+func importChunk(ctx context.Context, tx *sql.Tx, chunk *messageChunk) (inserted int64, err error) {
+	if len(chunk.users) == 0 {
+		return 0, nil
+	}
+	var arguments []any
+	for _, column := range chunk.columns() {
+		arguments = append(arguments, column.values)
+	}
+	result, err := tx.ExecContext(ctx, importMessages, arguments...)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected()
 }
 
 func (dialect) Addresses(ctx context.Context, tx *sql.Tx, limit int, f func([]sqlstore.Address) error) error {

@@ -1,14 +1,5 @@
 package postgres
 
-import (
-	"context"
-	"database/sql"
-
-	"github.com/lib/pq"
-
-	"github.com/matrix-org/dendrite/todevicemodule/storage"
-)
-
 // Each smallest destination beyond the last one is a look into the index, so the time grows with the
 // destinations and not with what waits for them.
 const destinations = `
@@ -81,45 +72,3 @@ const refused = `
 
 const accepted = `
 	DELETE FROM todevice_refused WHERE destination = $1 AND position = $2 AND ` + hurry
-
-const insertEDUs = `
-	INSERT INTO todevice_outbox (destination, position, origin, message_id, content)
-	SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[])`
-
-func (dialect) InsertEDUs(ctx context.Context, tx *sql.Tx, edus []storage.EDU) error {
-	var chunk eduChunk
-	for i := range edus {
-		if chunk.full(len(edus[i].Content)) {
-			if err := chunk.insert(ctx, tx); err != nil {
-				return err
-			}
-			chunk = eduChunk{}
-		}
-		chunk.add(&edus[i])
-	}
-	return chunk.insert(ctx, tx)
-}
-
-type eduChunk struct {
-	chunkSize
-	destinations, origins, messageIDs, contents []string
-	positions                                   []int64
-}
-
-func (e *eduChunk) add(edu *storage.EDU) {
-	e.grow(len(edu.Content))
-	e.destinations = append(e.destinations, edu.Destination)
-	e.positions = append(e.positions, int64(edu.Position))
-	e.origins = append(e.origins, edu.Origin)
-	e.messageIDs = append(e.messageIDs, edu.MessageID)
-	e.contents = append(e.contents, string(edu.Content))
-}
-
-func (e *eduChunk) insert(ctx context.Context, tx *sql.Tx) error {
-	if e.rows == 0 {
-		return nil
-	}
-	_, err := tx.ExecContext(ctx, insertEDUs, pq.Array(e.destinations), pq.Array(e.positions),
-		pq.Array(e.origins), pq.Array(e.messageIDs), pq.Array(e.contents))
-	return err
-}

@@ -2,6 +2,7 @@ package postgres_test
 
 import (
 	"database/sql"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -64,6 +65,23 @@ func TestPlans(t *testing.T) {
 		}
 		wantIndex(t, db, "todevice_outbox_pkey", postgres.DestinationsStatement)
 		wantIndex(t, db, "todevice_refused_retry_at", postgres.DestinationsStatement)
+	}
+}
+
+// A plan that is kept must not scan a table that may grow: the statement that is prepared looks nothing up.
+func TestPreparedPlan(t *testing.T) {
+	url := pgtest.NewSchema(t)
+	newStore(t, url)
+	db := openDB(t, url+"&plan_cache_mode=force_generic_plan")
+	db.SetMaxOpenConns(1)
+	for _, statement := range []string{`PREPARE a_commit AS ` + postgres.CommitStatement(), `VACUUM ANALYSE`} {
+		if _, err := db.Exec(statement); err != nil {
+			t.Fatal(err)
+		}
+	}
+	plan := explain(t, db, `EXPLAIN EXECUTE a_commit (1, 'writer', 0`+strings.Repeat(", NULL", 16)+`)`)
+	if regexp.MustCompile(`Scan (using \w+ )?on todevice_[^p]`).MatchString(plan) || !strings.Contains(plan, "Insert on todevice_outbox") {
+		t.Errorf("the plan is\n%s", plan)
 	}
 }
 

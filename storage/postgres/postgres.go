@@ -21,12 +21,15 @@ type store struct {
 // open two connections or more: Lock keeps one for as long as it is held, and it doesn't survive a
 // pooler that hands out another session for each transaction.
 func New(db *sql.DB) storage.Store {
-	return &store{Store: sqlstore.New(db, dialect{db: db}), db: db}
+	// What looks up rows is planned each time. A plan that is kept was made for a table as it was, which may have been empty, until
+	// the server next analyses it.
+	return &store{Store: sqlstore.New(db, dialect{db: db, prepared: sqlstore.NewPrepared(db, classifier{})}, nil), db: db}
 }
 
 type dialect struct {
 	classifier
-	db *sql.DB
+	db       *sql.DB
+	prepared *sqlstore.Prepared
 }
 
 func (d dialect) Transact(ctx context.Context, f func(context.Context, *sql.Tx) error) error {

@@ -1,17 +1,21 @@
 package postgres_test
 
 import (
+	"bytes"
+	"encoding/binary"
 	"io"
 	"net"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"testing"
 )
 
 // proxy stands between the driver and the server, so that a test can lose connections as a
 // network does: the client notices, the server does not.
 type proxy struct {
-	url string
+	url      string
+	answered atomic.Int64 // requests
 
 	mutex   sync.Mutex
 	clients []net.Conn
@@ -61,11 +65,43 @@ func (p *proxy) join(client net.Conn, address string) {
 	p.mutex.Lock()
 	defer p.mutex.Unlock()
 	p.clients, p.servers = append(p.clients, client), append(p.servers, server)
-	go func() { _, _ = io.Copy(server, client) }()
+	go func() { _, _ = io.Copy(server, io.TeeReader(client, &requests{count: &p.answered})) }()
 	go func() {
 		_, _ = io.Copy(client, server)
 		_ = client.Close()
 	}()
+}
+
+// roundTrips returns for how many requests the clients have waited for the server.
+func (p *proxy) roundTrips() int64 { return p.answered.Load() }
+
+// requests counts those messages from a client after which it waits for the server.
+type requests struct {
+	count   *atomic.Int64
+	started bool   // the first message has no type
+	left    []byte // the beginning of a message
+}
+
+func (r *requests) Write(b []byte) (int, error) {
+	r.left = append(r.left, b...)
+	for {
+		head := 1
+		if !r.started {
+			head = 0
+		}
+		if len(r.left) < head+4 {
+			return len(b), nil
+		}
+		end := head + int(binary.BigEndian.Uint32(r.left[head:]))
+		if len(r.left) < end {
+			return len(b), nil
+		}
+		// Query, Sync, and the end of a COPY.
+		if r.started && bytes.IndexByte([]byte("QSc"), r.left[0]) >= 0 {
+			r.count.Add(1)
+		}
+		r.started, r.left = true, r.left[end:]
+	}
 }
 
 // cut ends every connection on the client's side only.

@@ -10,9 +10,6 @@ import "github.com/matrix-org/dendrite/todevicemodule/storage/internal/sqlstore"
 // until TCP gives up, two hours by default.
 const hurry = `set_config('idle_in_transaction_session_timeout', '5s', true) IS NOT NULL`
 
-const fence = `
-	UPDATE todevice_position SET last = $1 WHERE writer = $2 AND last = $3 AND ` + hurry
-
 const claim = `
 	UPDATE todevice_position SET writer = $1, last = greatest(last + 1, $2) WHERE ` + hurry + `
 	RETURNING last`
@@ -47,14 +44,6 @@ const forget = `
 		SELECT ctid FROM todevice_transactions WHERE expires_at < $1 ORDER BY expires_at LIMIT $2
 	))`
 
-const insertMessages = `
-	INSERT INTO todevice_messages (user_id, device_id, position, sender, type, content)
-	SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[])`
-
-const insertTransactions = `
-	INSERT INTO todevice_transactions (user_id, device_id, event_type, transaction_id, expires_at)
-	SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[])`
-
 // What was picked tells whether there is more, not what was deleted: a concurrent call may have deleted some
 // of it, and the device would pass for done.
 const acknowledge = `
@@ -77,7 +66,6 @@ const acknowledge = `
 
 func (dialect) Statements() sqlstore.Statements {
 	return sqlstore.Statements{
-		Fence:          fence,
 		Claim:          claim,
 		State:          state,
 		Messages:       messages,

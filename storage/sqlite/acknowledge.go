@@ -13,12 +13,16 @@ func (d dialect) Acknowledge(ctx context.Context, acknowledgements []storage.Ack
 	if err != nil || len(pending) == 0 {
 		return nil, err
 	}
+	statement, err := d.prepared.Statement(ctx, acknowledge)
+	if err != nil {
+		return nil, err
+	}
 	var acknowledged []storage.Acknowledged
 	err = d.Transact(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		acknowledged, err = deleteCovered(ctx, tx, pending, limit)
+		acknowledged, err = deleteCovered(ctx, tx.StmtContext(ctx, statement), pending, limit)
 		return err
 	})
-	return acknowledged, err
+	return acknowledged, d.prepared.Checked(ctx, err, acknowledge)
 }
 
 func (d dialect) covered(ctx context.Context, acknowledgements []storage.Acknowledgement) ([]storage.Acknowledgement, error) {
@@ -30,28 +34,19 @@ func (d dialect) covered(ctx context.Context, acknowledgements []storage.Acknowl
 	if err != nil {
 		return nil, err
 	}
-	rows, err := d.db.QueryContext(ctx, covered, argument)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close() //nolint:errcheck // Err has the error of reading
 	var pending []storage.Acknowledgement
-	for rows.Next() {
+	err = d.prepared.Query(ctx, covered, []any{argument}, func(rows *sql.Rows) error {
 		var i int
-		if err = rows.Scan(&i); err != nil {
-			return nil, err
+		if err := rows.Scan(&i); err != nil {
+			return err
 		}
 		pending = append(pending, acknowledgements[i])
-	}
-	return pending, rows.Err()
+		return nil
+	})
+	return pending, err
 }
 
-func deleteCovered(ctx context.Context, tx *sql.Tx, pending []storage.Acknowledgement, limit int) ([]storage.Acknowledged, error) {
-	statement, err := tx.PrepareContext(ctx, acknowledge)
-	if err != nil {
-		return nil, err
-	}
-	defer statement.Close() //nolint:errcheck // the transaction closes it too
+func deleteCovered(ctx context.Context, statement *sql.Stmt, pending []storage.Acknowledgement, limit int) ([]storage.Acknowledged, error) {
 	var acknowledged []storage.Acknowledged
 	for _, a := range pending {
 		result, err := statement.ExecContext(ctx, a.UserID, a.DeviceID, int64(a.Through), limit)

@@ -1,12 +1,5 @@
 package sqlite
 
-import (
-	"context"
-	"database/sql"
-
-	"github.com/matrix-org/dendrite/todevicemodule/storage"
-)
-
 // Each smallest destination beyond the last one is a look into the index, so the time grows with the
 // destinations and not with what waits for them.
 const destinations = `
@@ -76,26 +69,3 @@ const refused = `
 
 const accepted = `
 	DELETE FROM todevice_refused WHERE destination = ?1 AND position = ?2`
-
-const insertEDU = `
-	INSERT INTO todevice_outbox (destination, position, origin, message_id, content)
-	VALUES (?1, ?2, ?3, ?4, ?5)`
-
-func (dialect) InsertEDUs(ctx context.Context, tx *sql.Tx, edus []storage.EDU) error {
-	if len(edus) == 0 {
-		return nil
-	}
-	statement, err := tx.PrepareContext(ctx, insertEDU)
-	if err != nil {
-		return err
-	}
-	defer statement.Close() //nolint:errcheck // the transaction closes it too
-	for i := range edus {
-		edu := &edus[i]
-		_, err = statement.ExecContext(ctx, edu.Destination, int64(edu.Position), edu.Origin, edu.MessageID, string(edu.Content))
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}

@@ -22,8 +22,9 @@ type store struct {
 // New returns a store in db, which writes through writer alone. path is the database file, beside
 // which the lock files stand; it is empty for a database in memory, which needs no lock.
 func New(db *sql.DB, writer Writer, path string) storage.Store {
+	prepared := sqlstore.NewPrepared(db, classifier{})
 	return &store{
-		Store:  sqlstore.New(db, dialect{db: db, writer: writer}),
+		Store:  sqlstore.New(db, dialect{db: db, writer: writer, prepared: prepared}, prepared),
 		db:     db,
 		writer: writer,
 		path:   path,
@@ -32,8 +33,9 @@ func New(db *sql.DB, writer Writer, path string) storage.Store {
 
 type dialect struct {
 	classifier
-	db     *sql.DB
-	writer Writer
+	db       *sql.DB
+	writer   Writer
+	prepared *sqlstore.Prepared
 }
 
 // Transact looks at the context once the writer's turn has come, and then no more: an interrupted

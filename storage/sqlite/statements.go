@@ -2,9 +2,6 @@ package sqlite
 
 import "github.com/matrix-org/dendrite/todevicemodule/storage/internal/sqlstore"
 
-const fence = `
-	UPDATE todevice_position SET last = ?1 WHERE writer = ?2 AND last = ?3`
-
 const claim = `
 	UPDATE todevice_position SET writer = ?1, last = max(last + 1, ?2) RETURNING last`
 
@@ -36,14 +33,6 @@ const forget = `
 		WHERE expires_at < ?1 ORDER BY expires_at LIMIT ?2
 	)`
 
-const insertMessage = `
-	INSERT INTO todevice_messages (user_id, device_id, position, sender, type, content)
-	VALUES (?1, ?2, ?3, ?4, ?5, ?6)`
-
-const insertTransaction = `
-	INSERT INTO todevice_transactions (user_id, device_id, event_type, transaction_id, expires_at)
-	VALUES (?1, ?2, ?3, ?4, ?5)`
-
 const covered = `
 	SELECT a.key FROM json_each(?1) a
 	WHERE EXISTS (
@@ -61,7 +50,6 @@ const acknowledge = `
 
 func (dialect) Statements() sqlstore.Statements {
 	return sqlstore.Statements{
-		Fence:          fence,
 		Claim:          claim,
 		State:          state,
 		Messages:       messages,

@@ -16,6 +16,7 @@ func commitTests() map[string]func(*fixture) {
 		"all there is":                          commitAll,
 		"many copies":                           commitMany,
 		"megabytes":                             commitMegabytes,
+		"all or nothing: many rows":             commitLarge,
 		"all or nothing: message there":         commitDuplicateMessage,
 		"all or nothing: device twice":          commitDeviceTwice,
 		"all or nothing: transaction there":     commitDuplicateTransaction,
@@ -191,8 +192,57 @@ func commitDuplicateTransaction(f *fixture) {
 	f.commit(f.batch(nil, there))
 	other := transaction(types.TransactionKey{Device: bob, EventType: eventType, TransactionID: "other"}, 1)
 	batch := f.batch([]storage.Delivery{delivery(`{"s":"hush"}`, alice)}, other, there)
+	f.mustBe(f.wantNothingStored(f.ctx, f.store, batch), storage.ErrStored)
 	f.wantFinal(f.wantNothingStored(f.ctx, f.store, batch))
+	batch.Previous--
+	f.mustBe(f.wantNothingStored(f.ctx, f.store, batch), storage.ErrFenced)
+	batch = f.large()
+	batch.Transactions = append(batch.Transactions, there)
+	f.mustBe(f.wantNothingStored(f.ctx, f.store, batch), storage.ErrStored)
 	f.send(alice, 1)
+}
+
+// large is a batch with so many messages and EDUs that a store may insert them in a way of its own.
+func (f *fixture) large() storage.Batch {
+	var edus []storage.EDU
+	for i := range 100 {
+		edus = append(edus, edu(remote, fmt.Sprintf(`{"s":"hush","n":%d}`, i)))
+	}
+	batch := f.eduBatch(edus...)
+	d := storage.Delivery{Sender: sender, Type: eventType, Position: batch.Last + 1}
+	for i := range 100 {
+		device := types.Device{UserID: alice.UserID, DeviceID: fmt.Sprint(i)}
+		d.Copies = append(d.Copies, storage.Copy{Device: device, Content: fmt.Appendf(nil, `{"s":"hush","n":%d}`, i)})
+	}
+	batch.Deliveries, batch.Last = []storage.Delivery{d}, batch.Last+100
+	batch.Transactions = []storage.Transaction{f.freshTransaction()}
+	return batch
+}
+
+// What is wrong with one row of many leaves nothing behind, and a fence is told from it.
+func commitLarge(f *fixture) {
+	batch := f.large()
+	f.commit(batch)
+	f.wantLine(remote, batch.EDUs)
+	for i, c := range batch.Deliveries[0].Copies {
+		f.wantMessages(c.Device, sentTo(batch.Deliveries, i))
+	}
+	f.mustBe(f.wantNothingStored(f.ctx, f.store, batch), storage.ErrFenced)
+
+	batch = f.large()
+	batch.Transactions, batch.Deliveries[0].Position = nil, batch.Deliveries[0].Position-200 // where the first one has its messages
+	f.wantFinal(f.wantNothingStored(f.ctx, f.store, batch))
+	batch = f.large()
+	batch.Transactions, batch.EDUs[99].Position = nil, batch.EDUs[98].Position
+	f.wantFinal(f.wantNothingStored(f.ctx, f.store, batch))
+	batch = f.large()
+	batch.Transactions, batch.Writer = nil, "second"
+	f.mustBe(f.wantNothingStored(f.ctx, f.store, batch), storage.ErrFenced)
+	ctx, cancel := context.WithCancel(f.ctx)
+	cancel()
+	batch.Writer = f.writer
+	f.mustBe(f.wantNothingStored(ctx, f.store, batch), context.Canceled)
+	f.commit(batch)
 }
 
 func commitDuplicateEDU(f *fixture) {

@@ -19,10 +19,9 @@ type Dialect interface {
 	// is given.
 	Transact(ctx context.Context, f func(context.Context, *sql.Tx) error) error
 
-	// InsertMessages, InsertEDUs and InsertTransactions insert in bulk.
-	InsertMessages(ctx context.Context, tx *sql.Tx, deliveries []storage.Delivery) error
-	InsertEDUs(ctx context.Context, tx *sql.Tx, edus []storage.EDU) error
-	InsertTransactions(ctx context.Context, tx *sql.Tx, transactions []storage.Transaction) error
+	// Commit is Store.Commit for a valid batch. It locks the position record before it asks the database to commit
+	// anything, so that State can't overtake a COMMIT that is on its way.
+	Commit(ctx context.Context, batch storage.Batch) error
 
 	// ImportMessages inserts messages in bulk and passes over those whose position their device has already. It returns
 	// how many it inserted.
@@ -48,7 +47,6 @@ type Dialect interface {
 
 // Statements are the SQL texts, with their arguments in this order.
 type Statements struct {
-	Fence          string // new last, writer, previous last
 	Claim          string // writer, at least; returns the last position
 	State          string // returns writer and last position, locked until the transaction ends
 	Messages       string // user, device, after, through, limit; returns position, sender, type, content

@@ -27,7 +27,7 @@ func Translate(ctx context.Context, classifier Classifier, what string, err erro
 	if err == nil {
 		return nil
 	}
-	if errors.Is(err, storage.ErrFenced) || errors.Is(err, storage.ErrLocked) {
+	if errors.Is(err, storage.ErrFenced) || errors.Is(err, storage.ErrStored) || errors.Is(err, storage.ErrLocked) {
 		return fmt.Errorf("%s: %w", what, err)
 	}
 	transient, refused := classifier.Transient(err), classifier.Refuses(err)

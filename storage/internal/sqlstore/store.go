@@ -14,14 +14,16 @@ import (
 
 // Store implements every method of storage.Store but Migrate and Lock.
 type Store struct {
-	db      *sql.DB
-	dialect Dialect
-	sql     Statements
+	db       *sql.DB
+	dialect  Dialect
+	prepared *Prepared
+	sql      Statements
 }
 
-// New returns a Store over a database that holds the module's tables.
-func New(db *sql.DB, dialect Dialect) *Store {
-	return &Store{db: db, dialect: dialect, sql: dialect.Statements()}
+// New returns a Store over a database that holds the module's tables. prepared keeps what looks up messages and
+// transactions; nil means that it is planned each time.
+func New(db *sql.DB, dialect Dialect, prepared *Prepared) *Store {
+	return &Store{db: db, dialect: dialect, prepared: prepared, sql: dialect.Statements()}
 }
 
 var errNoPosition = errors.New("the position record is missing: the tables were not migrated, or were changed by hand")
@@ -63,33 +65,7 @@ func (s *Store) Commit(ctx context.Context, batch storage.Batch) error {
 	if err := checkBatch(batch); err != nil {
 		return fmt.Errorf("commit: %w", err)
 	}
-	err := s.dialect.Transact(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		// The fence comes first: it locks the position record before anything can be committed, so State
-		// can't overtake a COMMIT that is on its way.
-		if err := s.fence(ctx, tx, batch); err != nil {
-			return err
-		}
-		if err := s.dialect.InsertMessages(ctx, tx, batch.Deliveries); err != nil {
-			return err
-		}
-		if err := s.dialect.InsertEDUs(ctx, tx, batch.EDUs); err != nil {
-			return err
-		}
-		return s.dialect.InsertTransactions(ctx, tx, batch.Transactions)
-	})
-	return s.failed(ctx, "commit", err)
-}
-
-func (s *Store) fence(ctx context.Context, tx *sql.Tx, batch storage.Batch) error {
-	result, err := tx.ExecContext(ctx, s.sql.Fence, int64(batch.Last), batch.Writer, int64(batch.Previous))
-	if err != nil {
-		return err
-	}
-	changed, err := result.RowsAffected()
-	if err == nil && changed == 0 {
-		return storage.ErrFenced
-	}
-	return err
+	return s.failed(ctx, "commit", s.dialect.Commit(ctx, batch))
 }
 
 // Stored implements storage.Store.
@@ -107,7 +83,7 @@ func (s *Store) Stored(ctx context.Context, keys []types.TransactionKey) (map[ty
 	if err != nil {
 		return nil, s.failed(ctx, "look up transactions", err)
 	}
-	err = s.query(ctx, s.sql.Stored, args, func(rows *sql.Rows) error {
+	err = s.lookUp(ctx, s.sql.Stored, args, func(rows *sql.Rows) error {
 		var key types.TransactionKey
 		if err := rows.Scan(&key.UserID, &key.DeviceID, &key.EventType, &key.TransactionID); err != nil {
 			return err
@@ -139,7 +115,7 @@ func (s *Store) Messages(ctx context.Context, device types.Device, after, throug
 		statement, args = s.sql.MessagesExcept, append(args, list)
 	}
 	var messages []types.Message
-	err := s.query(ctx, statement, args, func(rows *sql.Rows) error {
+	err := s.lookUp(ctx, statement, args, func(rows *sql.Rows) error {
 		var m types.Message
 		if err := rows.Scan(&m.Position, &m.Sender, &m.Type, (*[]byte)(&m.Content)); err != nil {
 			return err
@@ -171,6 +147,13 @@ func (s *Store) ForgetTransactions(ctx context.Context, before time.Time, limit 
 		return 0, s.failed(ctx, "forget transactions", err)
 	}
 	return int(forgotten), nil
+}
+
+func (s *Store) lookUp(ctx context.Context, statement string, args []any, each func(*sql.Rows) error) error {
+	if s.prepared == nil {
+		return s.query(ctx, statement, args, each)
+	}
+	return s.prepared.Query(ctx, statement, args, each)
 }
 
 func (s *Store) query(ctx context.Context, statement string, args []any, each func(*sql.Rows) error) error {
