@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/matrix-org/dendrite/todevicemodule/storage"
@@ -68,8 +69,15 @@ func (w *Writer) sleep(pause time.Duration) bool {
 }
 
 // attempt tries once to carry the requests out, and returns those that are worth another try with
-// the reason.
+// the reason. Hardly ever is a transaction stored before, so which are is asked only once a commit has failed, or where a request
+// is stale: what was stored is answered so, whatever became of its devices.
 func (w *Writer) attempt(requests []*request) ([]*request, error) {
+	if len(requests) == 0 {
+		return nil, nil
+	}
+	if !slices.ContainsFunc(requests, (*request).doubtful) {
+		return w.store(requests, nil)
+	}
 	w.dropNotes() // of an attempt that failed
 	stored, err := w.stored(requests)
 	if err != nil {
@@ -80,26 +88,45 @@ func (w *Writer) attempt(requests []*request) ([]*request, error) {
 	if len(requests) == 0 {
 		return nil, nil
 	}
+	return w.store(requests, stored)
+}
+
+// store commits what is not among those stored, and returns what attempt does.
+func (w *Writer) store(requests []*request, stored map[types.TransactionKey]struct{}) ([]*request, error) {
+	w.dropNotes()
 	batch := w.newBatch(requests, stored)
-	switch err = w.commit(requests, batch); {
-	case err == nil:
+	err := w.commit(requests, batch)
+	if err == nil {
 		w.tell()
 		w.publish(batch)
 		answerAll(requests, nil)
 		return nil, nil
+	}
+	first := !requests[0].tried
+	for _, r := range requests {
+		r.tried = true
+	}
+	switch {
 	case w.running.Err() != nil: // what became of the batch may not be known
 		answerAll(requests, fmt.Errorf("%w: the server is stopping: %w", ErrUnavailable, err))
 		return nil, nil
+	case first && (errors.Is(err, storage.ErrStored) || len(requests) == 1 && !isAway(err)):
+		return w.attempt(requests)
 	default:
 		return w.failed(requests, err)
 	}
+}
+
+// isAway reports whether an error is about a database that is away, and not about what it was asked.
+func isAway(err error) bool {
+	return errors.Is(err, storage.ErrTransient) && !errors.Is(err, storage.ErrFault)
 }
 
 // failed returns the requests for another try while the database is away. What a database that is there fails at is
 // answered, each by itself: the others must not wait until a fault is mended.
 func (w *Writer) failed(requests []*request, err error) ([]*request, error) {
 	switch {
-	case errors.Is(err, storage.ErrTransient) && !errors.Is(err, storage.ErrFault):
+	case isAway(err):
 		return requests, err
 	case len(requests) > 1:
 		return w.attemptEach(requests)
@@ -156,7 +183,7 @@ func (w *Writer) answerStored(requests []*request, stored map[types.TransactionK
 func answerStale(requests []*request) []*request {
 	var current []*request
 	for _, r := range requests {
-		if r.Current != nil && !r.Current() {
+		if r.stale() {
 			r.answer(ErrStale)
 		} else {
 			current = append(current, r)
@@ -220,6 +247,9 @@ func (w *Writer) commit(requests []*request, batch storage.Batch) error {
 	}
 	if err == nil {
 		w.previous = batch.Last
+	}
+	if errors.Is(err, storage.ErrStored) { // the database did what it was asked
+		return err
 	}
 	w.Observe(Commit{
 		Requests: len(requests), Copies: countCopies(batch), EDUs: len(batch.EDUs), Duration: time.Since(started), Err: err,

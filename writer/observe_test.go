@@ -27,20 +27,23 @@ func startObserved(t *testing.T, open testdb.Open) (*fixture, *atomic.Int64) {
 
 // A database that is away fails before anything is committed, and what became of a commit can't be asked.
 func TestEveryFailureIsObserved(t *testing.T) {
-	for name, lose := range map[string]func(s *faulty.Store, err func() error){
-		"before a commit": func(s *faulty.Store, err func() error) {
-			s.OnStored(func(context.Context, []types.TransactionKey) error { return err() })
+	for name, lose := range map[string]func(f *fixture, err func() error){
+		"before a commit": func(f *fixture, err func() error) {
+			if err := f.Submit(f.ctx, message("x")); err != nil { // its repetition is looked up
+				t.Fatal(err)
+			}
+			f.store.OnStored(func(context.Context, []types.TransactionKey) error { return err() })
 		},
-		"after a commit": func(s *faulty.Store, err func() error) {
-			s.LoseAnswer(1)
-			s.OnState(err)
+		"after a commit": func(f *fixture, err func() error) {
+			f.store.LoseAnswer(1)
+			f.store.OnState(err)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			testdb.Each(t, func(t *testing.T, open testdb.Open) {
 				f, failures := startObserved(t, open)
 				var back atomic.Bool
-				lose(f.store, func() error {
+				lose(f, func() error {
 					if back.Load() {
 						return nil
 					}
@@ -83,13 +86,13 @@ func TestGivingUpIsNoFailure(t *testing.T) {
 			return ctx.Err()
 		})
 		last := make(chan error, 1)
-		go func() { last <- f.Submit(f.ctx, message("last")) }()
+		go func() { last <- f.Submit(f.ctx, message("next")) }()
 		<-stop.Done()
 		if err := f.Stop(stop); err != nil {
 			t.Error(err)
 		}
 		if err := <-last; err == nil {
-			t.Error("a message is stored that was given up")
+			t.Error("a message that was given up is said to be stored")
 		}
 		f.wantQueue(t, "first", "next")
 		if n := failures.Load(); n != 0 {

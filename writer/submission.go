@@ -79,6 +79,7 @@ type request struct {
 	Submission
 	ctx    context.Context
 	weight int64
+	tried  bool          // a commit with it failed
 	done   chan struct{} // closed once err is set
 	err    error
 }
@@ -87,6 +88,11 @@ func (r *request) answer(err error) {
 	r.err = err
 	close(r.done)
 }
+
+// doubtful reports whether the store may have to say that the request was stored before.
+func (r *request) doubtful() bool { return r.tried || r.stale() }
+
+func (r *request) stale() bool { return r.Current != nil && !r.Current() }
 
 // without returns the request's parts whose transactions are not among those stored.
 func (r *request) without(stored map[types.TransactionKey]struct{}) []Part {

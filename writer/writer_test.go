@@ -358,6 +358,12 @@ func poisoned(t *testing.T, open testdb.Open, fail func(*faulty.Store), want err
 // What the database fails at, in a corrupt part of an index say, is answered at once, and nobody waits for it.
 func TestFaultHoldsNobodyUp(t *testing.T) {
 	lookedUp := func(s *faulty.Store) {
+		s.OnCommit(func(ctx context.Context, batch storage.Batch, real faulty.Commit) error {
+			if slices.ContainsFunc(batch.Transactions, func(t storage.Transaction) bool { return t.TransactionID == "poison" }) {
+				return storage.ErrStored
+			}
+			return real(ctx, batch)
+		})
 		s.OnStored(func(_ context.Context, keys []types.TransactionKey) error {
 			if slices.ContainsFunc(keys, func(k types.TransactionKey) bool { return k.TransactionID == "poison" }) {
 				return faulty.ErrFails
@@ -389,6 +395,53 @@ func TestStaleIsNotStored(t *testing.T) {
 			t.Fatal(err)
 		}
 		f.wantQueue(t, "stale")
+	})
+}
+
+// What was stored before is answered so, even where its devices are no longer those that it was for.
+func TestStaleRepetitionIsAnswered(t *testing.T) {
+	testdb.Each(t, func(t *testing.T, open testdb.Open) {
+		f := start(t, open, nil)
+		if err := f.Submit(f.ctx, message("x")); err != nil {
+			t.Fatal(err)
+		}
+		s := message("x")
+		s.Current = func() bool { return false }
+		if err := f.Submit(f.ctx, s); err != nil {
+			t.Error(err)
+		}
+		f.wantQueue(t, "x")
+	})
+}
+
+// The store is asked for transactions only where one is stored already.
+func TestOnlyRepetitionsAreLookedUp(t *testing.T) {
+	testdb.Each(t, func(t *testing.T, open testdb.Open) {
+		f := start(t, open, nil)
+		var lookedUp atomic.Int64
+		f.store.OnStored(func(context.Context, []types.TransactionKey) error {
+			lookedUp.Add(1)
+			return nil
+		})
+		release := f.holdNextCommit(t)
+		errs := make(chan error, 3)
+		for i, name := range []string{"a", "b", "first"} { // the last is a repetition by then
+			go func() { errs <- f.Submit(f.ctx, message(name)) }()
+			f.waitQueued(t, i+1)
+		}
+		if n := lookedUp.Load(); n != 0 {
+			t.Errorf("%d lookups for a message that is new", n)
+		}
+		release()
+		for range 3 {
+			if err := <-errs; err != nil {
+				t.Error(err)
+			}
+		}
+		f.wantQueue(t, "first", "a", "b")
+		if n := lookedUp.Load(); n != 1 {
+			t.Errorf("%d lookups for a batch with a repetition", n)
+		}
 	})
 }
 
