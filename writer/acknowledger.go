@@ -14,7 +14,8 @@ import (
 )
 
 const (
-	// gatherFor is how long acknowledgements are gathered before they are deleted in one statement.
+	// gatherFor is how long acknowledgements are gathered before they are deleted in one statement, unless there are
+	// enough for one already.
 	gatherFor = 20 * time.Millisecond
 	// acknowledgedAtOnce and deletedAtOnce bound one transaction, so that a device with a huge
 	// backlog does not hold up the others.
@@ -115,7 +116,9 @@ func (a *Acknowledger) run() {
 			}
 			return
 		}
-		a.sleep(pause)
+		if pause > gatherFor || a.Pending() < acknowledgedAtOnce {
+			a.sleep(pause)
+		}
 		if err := a.flush(); err != nil {
 			pause = min(2*pause, longestPause)
 			a.log.WithError(err).Warn("to_device: deleting acknowledged messages failed, trying again")
@@ -152,8 +155,7 @@ func (a *Acknowledger) flush() error {
 	ctx, cancel := context.WithTimeout(a.running, time.Minute)
 	defer cancel()
 	acknowledged, err := a.store.Acknowledge(ctx, batch, deletedAtOnce)
-	away := errors.Is(err, storage.ErrTransient) && !errors.Is(err, storage.ErrFault)
-	if err != nil && !away && len(batch) > 1 {
+	if err != nil && !isAway(err) && len(batch) > 1 {
 		return a.flushEach(ctx, batch)
 	}
 	if err != nil {

@@ -2,9 +2,11 @@ package writer_test
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/matrix-org/dendrite/todevicemodule/internal/faulty"
@@ -133,6 +135,41 @@ func TestAcknowledgerPassesOverAFault(t *testing.T) {
 		f.wantQueue(t)
 		if a.Acknowledged(broken) == 0 {
 			t.Error("what could not be deleted was forgotten")
+		}
+	})
+}
+
+// endless is a store that deletes everything at once.
+type endless struct {
+	storage.Store
+	deleted int
+}
+
+func (s *endless) Acknowledge(_ context.Context, all []storage.Acknowledgement, _ int) ([]storage.Acknowledged, error) {
+	s.deleted += len(all)
+	return nil, nil
+}
+
+// A deletion doesn't wait for more once there is enough for it.
+func TestManyAcknowledgementsDoNotWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const many = 10_000
+		store := &endless{}
+		a := writer.NewAcknowledger(store, quiet())
+		for i := range many {
+			a.Acknowledge(types.Device{UserID: bob.UserID, DeviceID: fmt.Sprint(i)}, 1)
+		}
+		started := time.Now()
+		a.Start(t.Context())
+		for a.Pending() > 0 {
+			time.Sleep(time.Millisecond)
+		}
+		if waited := time.Since(started); waited > 50*time.Millisecond {
+			t.Errorf("the deletion of %d acknowledgements waited for %v", many, waited)
+		}
+		a.Stop(t.Context())
+		if store.deleted != many {
+			t.Errorf("%d acknowledgements were carried out", store.deleted)
 		}
 	})
 }
