@@ -44,6 +44,10 @@ fuzz: ## Run each fuzzer for FUZZTIME (60s)
 bench: ## Run the benchmarks of the stores, the writer and the trace
 	go test -run '^$$' -bench . -benchmem ./storage/... ./writer/... ./trace/...
 
+.PHONY: bench-storage
+bench-storage: ## Measure the writer beside the same rows in the plainest batched SQL, on each database
+	go test -run '^$$' -bench Limit -benchtime 10x ./writer
+
 .PHONY: bench-federation
 bench-federation: ## Measure two servers with the module beside two unmodified ones, in one run
 	cd e2e && go test -run '^$$' -bench Federation -benchtime 1x -timeout 30m .

@@ -30,6 +30,9 @@ func (s *Store) Exec(t testing.TB, statement string) {
 	}
 }
 
+// DB returns the database that the store works on.
+func (s *Store) DB() *sql.DB { return s.db }
+
 // Close closes the connections. The end of the test does it too.
 func (s *Store) Close() error { return s.db.Close() }
 
