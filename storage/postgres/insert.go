@@ -88,7 +88,7 @@ func copyEDUs(ctx context.Context, tx *sql.Tx, edus []storage.EDU) error {
 
 // copyIn has f add the rows of a COPY.
 func copyIn(ctx context.Context, tx *sql.Tx, statement string, f func(add func(row ...any) error) error) error {
-	rows, err := tx.PrepareContext(ctx, statement)
+	rows, err := tx.PrepareContext(ctx, statement) //nolint:sqlclosecheck // closed below
 	if err != nil {
 		return err
 	}
