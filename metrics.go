@@ -79,6 +79,7 @@ type metrics struct {
 	inbound      labelled
 	checks       labelled
 	lookups      labelled
+	reads        labelled
 	gauges       *gauges
 	// storedAt returns when a message was stored, or false if that is not known.
 	storedAt   func(types.Position) (time.Time, bool)
@@ -110,6 +111,8 @@ func newMetrics(storedAt func(types.Position) (time.Time, bool)) *metrics {
 	m.checks = m.labelled("key_request_checks_total",
 		"Checks whether the device of another server's key request is known: checked, failed, or dropped.", "outcome", keyRequestResults)
 	m.lookups = m.labelled("device_cache_lookups_total", "Users whose devices were looked for in the cache: hit or miss.", "result", cacheResults)
+	m.reads = m.labelled("queue_cache_reads_total", "Reads of queues for /sync: answered from memory (hit) or by the database (miss).",
+		"result", cacheResults)
 	m.collectors = append(m.collectors, m.gauges)
 	return m
 }
@@ -198,6 +201,14 @@ func (m *metrics) observeInbound(err error) {
 func (m *metrics) observeLookups(hits, misses int) {
 	m.lookups.add(cacheHit, hits)
 	m.lookups.add(cacheMiss, misses)
+}
+
+func (m *metrics) observeRead(fromMemory bool) {
+	if fromMemory {
+		m.reads.add(cacheHit, 1)
+	} else {
+		m.reads.add(cacheMiss, 1)
+	}
 }
 
 func (m *metrics) observeSent(outcome outbox.Outcome, edus int) { m.sent.add(string(outcome), edus) }

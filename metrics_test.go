@@ -212,6 +212,7 @@ func TestLabelValues(t *testing.T) {
 		"edus_received_total":        {"outcome": outcomes(t, "consumers/federation.go", "EDU")},
 		"key_request_checks_total":   {"outcome": outcomes(t, "consumers/keyrequests.go", "Device")},
 		"device_cache_lookups_total": {"result": {"hit", "miss"}},
+		"queue_cache_reads_total":    {"result": {"hit", "miss"}},
 		"inbound_transactions_total": {"result": {"stored", "limited", "failed"}},
 		"outbox_edus":                {"state": {"waiting", "refused", "set_aside"}},
 		"largest_queue_messages":     {"rank": ranks},
@@ -282,6 +283,9 @@ func TestObservations(t *testing.T) {
 	m.observeReceived(consumers.EDUSpoofed)
 	m.observeKeyRequest(consumers.DeviceNotChecked)
 	m.observeLookups(3, 2)
+	m.observeRead(true)
+	m.observeRead(true)
+	m.observeRead(false)
 	m.observeInbound(nil)
 	m.observeInbound(nil)
 	m.observeInbound(fmt.Errorf("too many: %w", consumers.ErrLimitExceeded))
@@ -300,6 +304,8 @@ func TestObservations(t *testing.T) {
 		`key_request_checks_total{outcome="dropped"}`:  1,
 		`device_cache_lookups_total{result="hit"}`:     3,
 		`device_cache_lookups_total{result="miss"}`:    2,
+		`queue_cache_reads_total{result="hit"}`:        2,
+		`queue_cache_reads_total{result="miss"}`:       1,
 		`inbound_transactions_total{result="stored"}`:  2,
 		`inbound_transactions_total{result="limited"}`: 1,
 		`inbound_transactions_total{result="failed"}`:  1,

@@ -69,9 +69,13 @@ func maxEDUBytes(maxMessageBytes int) int { return max(64<<10, maxMessageBytes) 
 // New puts a module together. The metrics go to registerer; nil means that there are none. Nothing
 // runs, and the database is not asked anything, before Start.
 func New(config Config, host Host, registerer prometheus.Registerer, log *logrus.Entry) (*Module, error) {
-	store, err := host.Store(config.Database)
+	database, err := host.Store(config.Database)
 	if err != nil {
 		return nil, fmt.Errorf("opening the database of to_device: %w", err)
+	}
+	store, err := streams.NewCache(database)
+	if err != nil {
+		return nil, err
 	}
 	directory, err := devices.NewDirectory(host)
 	if err != nil {
@@ -87,7 +91,7 @@ func New(config Config, host Host, registerer prometheus.Registerer, log *logrus
 		m.sweeper.Grown(wakeups)
 	}
 	writerOptions := writer.Options{
-		Store: store, Wake: wake, Outgoing: m.outbox.Added, Log: log, Observe: m.metrics.observeCommit, Trace: steps,
+		Store: store, Committed: store.Committed, Wake: wake, Outgoing: m.outbox.Added, Log: log, Observe: m.metrics.observeCommit, Trace: steps,
 	}
 	foreign, err := host.ForeignQueue(config.Database)
 	if err != nil {
@@ -162,6 +166,7 @@ func New(config Config, host Host, registerer prometheus.Registerer, log *logrus
 	}
 	if registerer != nil {
 		directory.Observe = m.metrics.observeLookups
+		store.Observe = m.metrics.observeRead
 		m.sampler = newSampler(store, m.lastImported, m.metrics, log)
 		m.metrics.live("writer_queue_requests", "Requests that wait for a commit that has not begun.", m.writer.Queued)
 		m.metrics.live("acknowledgements_pending", "Devices whose acknowledged messages wait for their deletion.", m.acknowledger.Pending)

@@ -322,6 +322,7 @@ func (w *Writer) inspect(batch storage.Batch) (stored bool, err error) {
 
 // publish makes the batch visible, wakes its devices and tells of its EDUs.
 func (w *Writer) publish(batch storage.Batch) {
+	w.Committed(batch)
 	w.published.Store(int64(batch.Last))
 	var wakeups []Wakeup
 	index := make(map[string]int)

@@ -44,6 +44,9 @@ type Options struct {
 	// Prepare is called by Start once it has the lock on the store and before it claims the store. The first
 	// position is larger than what it returns. Nil means that there is nothing to prepare.
 	Prepare func(ctx context.Context) (types.Position, error)
+	// Committed is called by the writer's goroutine with each batch that is known to be stored, in their order and
+	// before any of its positions can be seen. It must not block. Nil means that nobody is told.
+	Committed func(storage.Batch)
 	// Wake is called by the writer's goroutine after each commit with messages, once they can be
 	// read: every message with a position up to and including the one given is committed. It must not block.
 	Wake func(position types.Position, devices []Wakeup)
@@ -99,6 +102,9 @@ func New(options Options) *Writer {
 	}
 	if options.Prepare == nil {
 		options.Prepare = func(context.Context) (types.Position, error) { return 0, nil }
+	}
+	if options.Committed == nil {
+		options.Committed = func(storage.Batch) {}
 	}
 	if options.Outgoing == nil {
 		options.Outgoing = func([]storage.EDU) {}
