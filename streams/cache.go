@@ -100,7 +100,7 @@ type read struct {
 func (c *Cache) lookUp(r *read) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if r.through > c.last || r.limit <= 0 || !storage.Storable(r.device) {
+	if r.through > c.last || r.limit <= 0 {
 		return false
 	}
 	if !c.ours {
@@ -120,7 +120,7 @@ func (c *Cache) lookUp(r *read) bool {
 		return false // the answer doesn't say what else there is
 	}
 	r.queue, r.from, r.deletions = q, q.from, q.deletions
-	r.known = q.read(max(r.after, q.from), r.through, r.limit, r.except)
+	r.known = q.read(r.after, r.through, r.limit, r.except)
 	return true
 }
 

@@ -87,8 +87,10 @@ func (q *queue) forgetOldest(keep int64) {
 
 func (q *queue) drop(n int) {
 	q.bytes -= size(q.messages[:n]...)
-	if q.messages = slices.Delete(q.messages, 0, n); len(q.messages) == 0 {
-		q.messages = nil
+	if left := q.messages[n:]; 4*len(left) < cap(q.messages) {
+		q.messages = append([]types.Message(nil), left...) // a device that had many at a time leaves no room behind
+	} else {
+		q.messages = slices.Delete(q.messages, 0, n)
 	}
 }
 
