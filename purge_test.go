@@ -48,9 +48,15 @@ func (oneDevice) ForeignQueue(todevicemodule.DatabaseConfig) (storage.ForeignQue
 // started returns a module on the store that runs until the test ends.
 func started(t *testing.T, store storage.Store) *todevicemodule.Module {
 	t.Helper()
+	return startedWith(t, oneDevice{store: store})
+}
+
+// startedWith returns a module of the host that runs until the test ends.
+func startedWith(t *testing.T, host todevicemodule.Host) *todevicemodule.Module {
+	t.Helper()
 	log := logrus.New()
 	log.SetOutput(io.Discard)
-	module, err := todevicemodule.New(todevicemodule.DefaultConfig(), oneDevice{store: store}, nil, logrus.NewEntry(log))
+	module, err := todevicemodule.New(todevicemodule.DefaultConfig(), host, nil, logrus.NewEntry(log))
 	if err == nil {
 		err = module.Start(t.Context())
 	}

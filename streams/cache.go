@@ -13,13 +13,13 @@ import (
 )
 
 const (
-	// cacheBytes is the default of Cache.Bytes: some 50,000 devices for which nothing waits, or some 20,000 messages of 800
+	// cacheBytes is the default of Cache.Bytes: some 65,000 devices for which nothing waits, or some 20,000 messages of 800
 	// bytes. The garbage collector may take as much again.
 	cacheBytes = 24 << 20
 	// queueBytes is the default of Cache.QueueBytes: some 1,000 messages of 800 bytes, ten responses.
 	queueBytes = 1 << 20
 	// deviceBytes is what a device without messages takes beside its IDs, measured.
-	deviceBytes = 384
+	deviceBytes = 320
 )
 
 // Cache is a storage.Store that answers Messages from memory as far as it holds the device's queue, and asks the store below it

@@ -346,7 +346,7 @@ func (m *cacheModel) inBetween(rt *rapid.T) {
 }
 
 func (m *cacheModel) check(rt *rapid.T) {
-	counted, held, beyond := m.cache.Held()
+	counted, held, beyond := m.cache.Counted()
 	if counted != held || counted > m.cache.Bytes || beyond {
 		rt.Fatalf("%d bytes are held, %d counted, %d allowed, beyond the bound of one queue: %v", held, counted, m.cache.Bytes, beyond)
 	}

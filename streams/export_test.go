@@ -2,9 +2,9 @@ package streams
 
 import "github.com/matrix-org/dendrite/todevicemodule/types"
 
-// Held returns how many bytes the cache takes itself to hold, and how many it does hold; and whether a device's messages are
+// Counted returns how many bytes the cache takes itself to hold, and how many it does hold; and whether a device's messages are
 // beyond their bound.
-func (c *Cache) Held() (counted, held int64, beyond bool) {
+func (c *Cache) Counted() (counted, held int64, beyond bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, device := range c.queues.Keys() {

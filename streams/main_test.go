@@ -1,0 +1,10 @@
+package streams_test
+
+import (
+	"os"
+	"testing"
+
+	"github.com/matrix-org/dendrite/todevicemodule/internal/pgtest"
+)
+
+func TestMain(m *testing.M) { os.Exit(pgtest.Main(m)) }
