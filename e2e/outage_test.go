@@ -114,6 +114,7 @@ func TestReadFails(t *testing.T) {
 		alice, bob := Register(t, s, "alice"), Register(t, s, "bob")
 		since := bob.Settle(t, bob.Sync(t, Sync{}).NextBatch)
 		sendNumbered(t, alice, bob, 0, 3)
+		s.Restart(t) // forgets what waits for whom
 		db := s.OpenDatabase(t)
 		rename := func(from, to string) {
 			t.Helper()

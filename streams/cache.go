@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"slices"
 	"sync"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
@@ -79,7 +80,7 @@ func (c *Cache) Messages(ctx context.Context, device types.Device, after, throug
 	if len(loaded) <= limit {
 		c.learn(&r, loaded)
 	}
-	found := append(loaded[:upTo(loaded, through):len(loaded)], r.known...)
+	found := slices.Concat(loaded[:upTo(loaded, through)], r.known)
 	return found[:min(len(found), limit)], nil
 }
 
