@@ -353,6 +353,19 @@ func TestContentsInMemory(t *testing.T) {
 	}
 }
 
+// What a /sync costs beside the host's own part: nothing where nothing waits, and one slice where something does.
+func TestAllocationsOfARead(t *testing.T) {
+	c := newCached(t, 100)
+	c.wantRead(alice, 0, 100, 1)
+	c.wantRead(bob, 0, 100, 1)
+	for device, want := range map[types.Device]float64{alice: 0, bob: 1} {
+		allocations := testing.AllocsPerRun(100, func() { _, _ = c.Messages(t.Context(), device, 0, c.last, 100, nil) })
+		if allocations != want {
+			t.Errorf("%v allocations for %v, want %v", allocations, device, want)
+		}
+	}
+}
+
 func TestAcknowledgingWithoutALimit(t *testing.T) {
 	c := newCached(t, 0)
 	_, _ = c.Acknowledge(t.Context(), nil, 0)

@@ -39,7 +39,7 @@ func TestMemoryIsBounded(t *testing.T) {
 			}
 		},
 		"devices that had many and fetched them": func(c *cached) {
-			for i := range 10_000 {
+			for i := range 3000 {
 				c.read(user(i))
 				c.send(user(i), 200, 20)
 				if _, err := c.Acknowledge(t.Context(), []storage.Acknowledgement{{Device: user(i), Through: c.last - 1}}, 1000); err != nil {

@@ -40,16 +40,14 @@ func upTo(messages []types.Message, through types.Position) int {
 
 // read returns what storage.Store's Messages does, as far as it lies above from. The caller may keep the slice.
 func (q *queue) read(after, through types.Position, limit int, except []string) []types.Message {
-	var found []types.Message
-	for _, m := range q.messages[upTo(q.messages, after):] {
-		if m.Position > through || len(found) == limit {
-			break
-		}
-		if !slices.Contains(except, m.Sender) {
-			found = append(found, m)
-		}
+	if after >= through {
+		return nil
 	}
-	return found
+	found := q.messages[upTo(q.messages, after):upTo(q.messages, through)]
+	if len(except) > 0 {
+		found = slices.DeleteFunc(slices.Clone(found), func(m types.Message) bool { return slices.Contains(except, m.Sender) })
+	}
+	return append([]types.Message(nil), found[:min(len(found), limit)]...)
 }
 
 func (q *queue) add(messages ...types.Message) {
