@@ -22,9 +22,18 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
+// syncAPI is what the parts of the host's sync API share.
+type syncAPI struct {
+	db        *syncDatabase
+	typing    *caching.EDUCache
+	notifier  *notifier.Notifier
+	providers *streams.Streams
+}
+
 // addSyncAPI assembles the host's sync API from its public packages, as syncapi.AddPublicRoutes in
-// syncapi/syncapi.go does, with three parts replaced: the send-to-device stream provider, the database
-// that the RequestPool acknowledges to, and the consumer of send-to-device messages.
+// syncapi/syncapi.go does, with four parts replaced: the send-to-device stream provider, the database
+// that the RequestPool acknowledges to, the consumer of send-to-device messages, and the RequestPool
+// that answers /sync.
 func (d *Dendrite) addSyncAPI(
 	m *setup.Monolith,
 	processContext *process.ProcessContext,
@@ -35,22 +44,26 @@ func (d *Dendrite) addSyncAPI(
 	caches *caching.Caches,
 	enableMetrics bool,
 ) error {
-	js, natsClient := natsInstance.Prepare(processContext, &cfg.Global.JetStream)
-	hostDB, err := storage.NewSyncServerDatasource(processContext.Context(), cm, &cfg.SyncAPI.Database)
+	api, err := d.newSyncAPI(m, processContext, cfg, cm, caches)
 	if err != nil {
-		return fmt.Errorf("connecting to the sync API's database: %w", err)
+		return err
 	}
-	db := &syncDatabase{Database: hostDB, module: d.module}
+	return d.startSyncAPI(m, processContext, cfg, routers, natsInstance, caches, api, enableMetrics)
+}
 
-	typing := caching.NewTypingCache()
-	notify := notifier.NewNotifier(m.RoomserverAPI)
-	providers := streams.NewSyncStreamProviders(db, m.UserAPI, m.RoomserverAPI, typing, caches, notify)
-	providers.SendToDeviceStreamProvider = &provider{module: d.module}
-	notify.SetCurrentPosition(providers.Latest(context.Background()))
-	if err = notify.Load(context.Background(), db); err != nil {
-		return fmt.Errorf("loading the notifier: %w", err)
-	}
-	d.notifier.Store(notify)
+// startSyncAPI starts the consumers and adds the routes.
+func (d *Dendrite) startSyncAPI(
+	m *setup.Monolith,
+	processContext *process.ProcessContext,
+	cfg *config.Dendrite,
+	routers httputil.Routers,
+	natsInstance *jetstream.NATSInstance,
+	caches *caching.Caches,
+	api *syncAPI,
+	enableMetrics bool,
+) (err error) {
+	js, natsClient := natsInstance.Prepare(processContext, &cfg.Global.JetStream)
+	d.notifier.Store(api.notifier)
 
 	var search *fulltext.Search
 	if cfg.SyncAPI.Fulltext.Enabled {
@@ -60,20 +73,29 @@ func (d *Dendrite) addSyncAPI(
 	}
 
 	presenceConsumer := consumers.NewPresenceConsumer(
-		processContext, &cfg.SyncAPI, js, natsClient, db, notify, providers.PresenceStreamProvider, m.UserAPI,
+		processContext, &cfg.SyncAPI, js, natsClient, api.db, api.notifier, api.providers.PresenceStreamProvider, m.UserAPI,
 	)
 	presenceProducer := &producers.FederationAPIPresenceProducer{
 		Topic:     cfg.Global.JetStream.Prefixed(jetstream.OutputPresenceEvent),
 		JetStream: js,
 	}
-	pool := sync.NewRequestPool(
-		db, &cfg.SyncAPI, m.UserAPI, m.RoomserverAPI, providers, notify, presenceProducer, presenceConsumer, enableMetrics,
-	)
+	newPool := func(db storage.Database, providers *streams.Streams, enableMetrics bool) *sync.RequestPool {
+		return sync.NewRequestPool(
+			db, &cfg.SyncAPI, m.UserAPI, m.RoomserverAPI, providers, api.notifier, presenceProducer, presenceConsumer, enableMetrics,
+		)
+	}
+	poolDB, err := newPoolDatabase(processContext.Context(), api.db)
+	if err != nil {
+		return err
+	}
+	// The metrics are the package's, so one of the pools registers them for both.
+	pool := newPool(poolDB, poolStreams(api.providers, api.db, api.typing), enableMetrics)
+	hostPool := newPool(api.db, api.providers, false)
 
 	if err = presenceConsumer.Start(); err != nil {
 		return fmt.Errorf("starting the presence consumer: %w", err)
 	}
-	for _, consumer := range d.syncConsumers(m, processContext, cfg, js, natsClient, db, typing, notify, providers, search) {
+	for _, consumer := range d.syncConsumers(m, processContext, cfg, js, natsClient, api, search) {
 		if err = consumer.Start(); err != nil {
 			return fmt.Errorf("starting %T: %w", consumer, err)
 		}
@@ -84,8 +106,34 @@ func (d *Dendrite) addSyncAPI(
 
 	d.addSyncRoute(routers.Client, pool)
 	rateLimits := httputil.NewRateLimits(&cfg.ClientAPI.RateLimiting)
-	routing.Setup(routers.Client, pool, db, m.UserAPI, m.RoomserverAPI, &cfg.SyncAPI, caches, search, rateLimits)
+	routing.Setup(routers.Client, hostPool, api.db, m.UserAPI, m.RoomserverAPI, &cfg.SyncAPI, caches, search, rateLimits)
 	return nil
+}
+
+// newSyncAPI returns the shared parts as they are before a consumer starts.
+func (d *Dendrite) newSyncAPI(m *setup.Monolith, processContext *process.ProcessContext, cfg *config.Dendrite, cm *sqlutil.Connections, caches *caching.Caches) (*syncAPI, error) {
+	db, err := storage.NewSyncServerDatasource(processContext.Context(), cm, &cfg.SyncAPI.Database)
+	if err != nil {
+		return nil, fmt.Errorf("connecting to the sync API's database: %w", err)
+	}
+	api := &syncAPI{
+		db:       &syncDatabase{Database: db, module: d.module},
+		typing:   caching.NewTypingCache(),
+		notifier: notifier.NewNotifier(m.RoomserverAPI),
+	}
+	api.providers = d.newStreams(m, api, caches)
+	api.notifier.SetCurrentPosition(api.providers.Latest(context.Background()))
+	if err = api.notifier.Load(context.Background(), api.db); err != nil {
+		return nil, fmt.Errorf("loading the notifier: %w", err)
+	}
+	return api, nil
+}
+
+// newStreams returns the host's stream providers, with that of send-to-device messages replaced.
+func (d *Dendrite) newStreams(m *setup.Monolith, api *syncAPI, caches caching.LazyLoadCache) *streams.Streams {
+	providers := streams.NewSyncStreamProviders(api.db, m.UserAPI, m.RoomserverAPI, api.typing, caches, api.notifier)
+	providers.SendToDeviceStreamProvider = &provider{module: d.module}
+	return providers
 }
 
 // syncConsumers are the host's consumers, but for that of send-to-device messages.
@@ -95,10 +143,7 @@ func (d *Dendrite) syncConsumers(
 	cfg *config.Dendrite,
 	js nats.JetStreamContext,
 	natsClient *nats.Conn,
-	db storage.Database,
-	typing *caching.EDUCache,
-	notify *notifier.Notifier,
-	providers *streams.Streams,
+	api *syncAPI,
 	search *fulltext.Search,
 ) []interface{ Start() error } {
 	var appserviceProducer *producers.AppserviceEventProducer
@@ -110,23 +155,23 @@ func (d *Dendrite) syncConsumers(
 	return []interface{ Start() error }{
 		consumers.NewOutputKeyChangeEventConsumer(
 			processContext, &cfg.SyncAPI, cfg.Global.JetStream.Prefixed(jetstream.OutputKeyChangeEvent),
-			js, m.RoomserverAPI, db, notify, providers.DeviceListStreamProvider,
+			js, m.RoomserverAPI, api.db, api.notifier, api.providers.DeviceListStreamProvider,
 		),
 		consumers.NewOutputRoomEventConsumer(
-			processContext, &cfg.SyncAPI, js, db, notify, providers.PDUStreamProvider,
-			providers.InviteStreamProvider, m.RoomserverAPI, search, appserviceProducer,
+			processContext, &cfg.SyncAPI, js, api.db, api.notifier, api.providers.PDUStreamProvider,
+			api.providers.InviteStreamProvider, m.RoomserverAPI, search, appserviceProducer,
 		),
 		consumers.NewOutputClientDataConsumer(
-			processContext, &cfg.SyncAPI, js, natsClient, db, notify, providers.AccountDataStreamProvider, search,
+			processContext, &cfg.SyncAPI, js, natsClient, api.db, api.notifier, api.providers.AccountDataStreamProvider, search,
 		),
 		consumers.NewOutputNotificationDataConsumer(
-			processContext, &cfg.SyncAPI, js, db, notify, providers.NotificationDataStreamProvider,
+			processContext, &cfg.SyncAPI, js, api.db, api.notifier, api.providers.NotificationDataStreamProvider,
 		),
 		consumers.NewOutputTypingEventConsumer(
-			processContext, &cfg.SyncAPI, js, typing, notify, providers.TypingStreamProvider,
+			processContext, &cfg.SyncAPI, js, api.typing, api.notifier, api.providers.TypingStreamProvider,
 		),
 		consumers.NewOutputReceiptEventConsumer(
-			processContext, &cfg.SyncAPI, js, db, notify, providers.ReceiptStreamProvider,
+			processContext, &cfg.SyncAPI, js, api.db, api.notifier, api.providers.ReceiptStreamProvider,
 		),
 	}
 }
