@@ -81,6 +81,7 @@ func newMonolith(t *testing.T, databases func(*config.Dendrite)) *monolith {
 	cfg.ClientAPI.RateLimiting.Enabled = false
 	cfg.SyncAPI.Fulltext.Enabled = false
 	cfg.UserAPI.BCryptCost = 4
+	cfg.MSCs.MSCs = []string{"msc2753"} // peeks
 	databases(cfg)
 
 	processCtx := process.NewProcessContext()
