@@ -45,7 +45,7 @@ func poolStreams(host *streams.Streams, db storage.Database, typing *caching.EDU
 		InviteStreamProvider:           &rangeStream{&transactionStream{host.InviteStreamProvider, db}, events},
 		SendToDeviceStreamProvider:     host.SendToDeviceStreamProvider,
 		AccountDataStreamProvider:      &rangeStream{host.AccountDataStreamProvider, events},
-		NotificationDataStreamProvider: &notificationDataStream{host.NotificationDataStreamProvider, events},
+		NotificationDataStreamProvider: &notificationDataStream{host.NotificationDataStreamProvider},
 		DeviceListStreamProvider:       &deviceListStream{host.DeviceListStreamProvider},
 		PresenceStreamProvider:         &presenceStream{transactionStream{host.PresenceStreamProvider, db}},
 	}

@@ -77,17 +77,13 @@ func (s *rangeStream) IncrementalSync(ctx context.Context, snapshot storage.Data
 }
 
 // notificationDataStream is the host's NotificationDataStreamProvider.
-type notificationDataStream struct {
-	streams.StreamProvider
-	events *eventStream
-}
+type notificationDataStream struct{ streams.StreamProvider }
 
 // IncrementalSync passes over a response without rooms: the host adds the counts to the rooms that are in it, whatever the range.
 func (s *notificationDataStream) IncrementalSync(ctx context.Context, snapshot storage.DatabaseTransaction, req *synctypes.SyncRequest, from, to synctypes.StreamPosition) synctypes.StreamPosition {
 	if len(req.Response.Rooms.Join) == 0 {
 		return s.LatestPosition(ctx)
 	}
-	s.events.findRooms(ctx, snapshot, req)
 	return s.StreamProvider.IncrementalSync(ctx, snapshot, req, from, to)
 }
 

@@ -2,6 +2,7 @@ package host
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/url"
 	"slices"
@@ -63,12 +64,23 @@ func (t *traffic) createRoom(device *userapitypes.Device, preset, visibility str
 // happens does one thing, and returns what it was.
 func (t *traffic) happens() string {
 	device, other, room := t.device(), t.device(), t.room()
+	acts := t.acts(device, other, room)
+	name := pick(t.rand, names(acts))
+	acts[name]()
+	return fmt.Sprintf("%s by %s %s (%s, %s)", name, device.UserID, device.ID, other.UserID, room)
+}
+
+// names is sorted, so that a seed always gives the same traffic.
+func names(acts map[string]func()) []string { return slices.Sorted(maps.Keys(acts)) }
+
+// acts returns what a device can do in a room, or with another device.
+func (t *traffic) acts(device, other *userapitypes.Device, room string) map[string]func() {
 	inRoom := "/rooms/" + url.PathEscape(room)
 	aboutUser := "/user/" + url.PathEscape(device.UserID)
 	membership := func(action string) {
 		t.call(device, "POST", inRoom+"/"+action, object{"user_id": other.UserID})
 	}
-	acts := map[string]func(){
+	return map[string]func(){
 		"message": func() { t.message(device, room) },
 		"state": func() {
 			t.call(device, "PUT", inRoom+"/state/"+pick(t.rand, []string{"m.room.topic", "test.state"})+"/", object{"topic": t.next()})
@@ -134,14 +146,6 @@ func (t *traffic) happens() string {
 		},
 		"nothing": func() {},
 	}
-	names := make([]string, 0, len(acts))
-	for name := range acts {
-		names = append(names, name)
-	}
-	slices.Sort(names) // so that a seed always gives the same traffic
-	name := pick(t.rand, names)
-	acts[name]()
-	return fmt.Sprintf("%s by %s %s (%s, %s)", name, device.UserID, device.ID, other.UserID, room)
 }
 
 func (t *traffic) uploadDeviceKeys(device *userapitypes.Device) {
