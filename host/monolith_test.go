@@ -122,13 +122,14 @@ func newMonolith(t *testing.T, databases func(*config.Dendrite)) *monolith {
 	m.js, _ = natsInstance.Prepare(processCtx, &cfg.Global.JetStream)
 	d.jetStream.Store(&m.js)
 	d.addSendToDeviceRoute(m.routers.Client)
+	syncRoute := newSyncRoute(m.routers.Client)
 	clientapi.AddPublicRoutes(
 		processCtx, m.routers, cfg, natsInstance, fedClient, rsAPI, asAPI, transactions.New(), fsAPI, userAPI, userAPI, nil, caching.DisableMetrics,
 	)
 	if m.sync, err = d.newSyncAPI(&m.Monolith, processCtx, cfg, cm, m.caches); err != nil {
 		t.Fatal(err)
 	}
-	if err = d.startSyncAPI(&m.Monolith, processCtx, cfg, m.routers, natsInstance, m.caches, m.sync, caching.DisableMetrics); err != nil {
+	if err = d.startSyncAPI(&m.Monolith, processCtx, cfg, m.routers, syncRoute, natsInstance, m.caches, m.sync, caching.DisableMetrics); err != nil {
 		t.Fatal(err)
 	}
 	return m

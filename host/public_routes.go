@@ -45,6 +45,7 @@ func (d *Dendrite) AddAllPublicRoutes(
 	js, _ := natsInstance.Prepare(processContext, &cfg.Global.JetStream)
 	d.jetStream.Store(&js)
 	d.addSendToDeviceRoute(routers.Client)
+	syncRoute := newSyncRoute(routers.Client)
 	d.addAdminRoutes(routers.DendriteAdmin)
 	routers.Federation.Use(d.hint)
 	d.addSendRoute(m, processContext, cfg, routers, natsInstance)
@@ -61,7 +62,7 @@ func (d *Dendrite) AddAllPublicRoutes(
 		processContext, routers, cfg, natsInstance, m.UserAPI, m.FedClient, m.KeyRing, m.RoomserverAPI, m.FederationAPI, enableMetrics,
 	)
 	mediaapi.AddPublicRoutes(routers, cm, cfg, m.UserAPI, m.Client, m.FedClient, m.KeyRing)
-	if err := d.addSyncAPI(m, processContext, cfg, routers, cm, natsInstance, caches, enableMetrics); err != nil {
+	if err := d.addSyncAPI(m, processContext, cfg, routers, syncRoute, cm, natsInstance, caches, enableMetrics); err != nil {
 		return err
 	}
 	if m.RelayAPI != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/gorilla/mux"
 	"github.com/matrix-org/dendrite/internal/caching"
 	"github.com/matrix-org/dendrite/internal/fulltext"
 	"github.com/matrix-org/dendrite/internal/httputil"
@@ -33,12 +34,13 @@ type syncAPI struct {
 // addSyncAPI assembles the host's sync API from its public packages, as syncapi.AddPublicRoutes in
 // syncapi/syncapi.go does, with four parts replaced: the send-to-device stream provider, the database
 // that the RequestPool acknowledges to, the consumer of send-to-device messages, and the RequestPool
-// that answers /sync.
+// that answers /sync, on the route.
 func (d *Dendrite) addSyncAPI(
 	m *setup.Monolith,
 	processContext *process.ProcessContext,
 	cfg *config.Dendrite,
 	routers httputil.Routers,
+	route *mux.Route,
 	cm *sqlutil.Connections,
 	natsInstance *jetstream.NATSInstance,
 	caches *caching.Caches,
@@ -48,7 +50,7 @@ func (d *Dendrite) addSyncAPI(
 	if err != nil {
 		return err
 	}
-	return d.startSyncAPI(m, processContext, cfg, routers, natsInstance, caches, api, enableMetrics)
+	return d.startSyncAPI(m, processContext, cfg, routers, route, natsInstance, caches, api, enableMetrics)
 }
 
 // startSyncAPI starts the consumers and adds the routes.
@@ -57,6 +59,7 @@ func (d *Dendrite) startSyncAPI(
 	processContext *process.ProcessContext,
 	cfg *config.Dendrite,
 	routers httputil.Routers,
+	route *mux.Route,
 	natsInstance *jetstream.NATSInstance,
 	caches *caching.Caches,
 	api *syncAPI,
@@ -104,7 +107,7 @@ func (d *Dendrite) startSyncAPI(
 		return fmt.Errorf("starting the consumer of send-to-device messages: %w", err)
 	}
 
-	d.addSyncRoute(routers.Client, pool)
+	d.handleSync(route, pool)
 	rateLimits := httputil.NewRateLimits(&cfg.ClientAPI.RateLimiting)
 	routing.Setup(routers.Client, hostPool, api.db, m.UserAPI, m.RoomserverAPI, &cfg.SyncAPI, caches, search, rateLimits)
 	return nil
