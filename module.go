@@ -295,6 +295,11 @@ func (m *Module) DeleteDevices(ctx context.Context, userID string, remove func()
 	return m.cleaner.DeleteDevices(ctx, userID, remove)
 }
 
+// WatchDevices is devices.Directory.Watch of the devices that CreateDevice and DeleteDevices create and delete.
+func (m *Module) WatchDevices() (ofUser func(userID string) (holds func() bool)) {
+	return m.directory.Watch()
+}
+
 // LatestPosition returns the to_device position of a new sync token.
 func (m *Module) LatestPosition() types.Position { return m.writer.Published() }
 

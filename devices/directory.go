@@ -69,6 +69,7 @@ type Directory struct {
 	source   Source
 	cache    *lru.Cache[string, cached]
 	seed     maphash.Seed
+	changed  atomic.Uint64 // how many changes of any user have ended
 	changes  [shards]atomic.Uint64
 	changing [shards]atomic.Int64 // how many changes are under way
 	deleted  [shards]atomic.Uint64
@@ -92,6 +93,7 @@ func NewDirectory(source Source) (*Directory, error) {
 // device, before that returns to its caller: neither an answer read half way through the change nor a resolution
 // made before it is used from then on.
 func (d *Directory) Changed(userID string) {
+	d.changed.Add(1) // first: see Watch
 	d.counter(userID).Add(1)
 }
 
@@ -116,6 +118,22 @@ func (d *Directory) NoneDeleted(userID string) func() bool {
 	counter := &d.deleted[d.shard(userID)]
 	before := counter.Load()
 	return func() bool { return counter.Load() == before }
+}
+
+// Watch is for what else is looked up of a user's devices and kept, where the look-up itself tells whose they are. It is to be
+// called before the look-up. After it, ofUser takes the user and returns a function that reports whether the answer holds: no
+// device of the user was created or deleted since Watch, and none is being created or deleted now. Now and then it says no
+// because of another user; called anew, Watch leads to one that says yes. All of it is safe for concurrent use, and does not block.
+func (d *Directory) Watch() (ofUser func(userID string) (holds func() bool)) {
+	before := d.changed.Load()
+	return func(userID string) func() bool {
+		shard := d.shard(userID)
+		asOf := d.changes[shard].Load()
+		if d.changed.Load() != before { // a change has ended meanwhile, which may have been the user's
+			return func() bool { return false }
+		}
+		return func() bool { return d.changes[shard].Load() == asOf && d.changing[shard].Load() == 0 }
+	}
 }
 
 func (d *Directory) shard(userID string) uint64 { return maphash.String(d.seed, userID) % shards }

@@ -19,7 +19,7 @@ const adminPrefix = "/admin/toDevice"
 // other paths with 404 and other methods with 405.
 func (d *Dendrite) addAdminRoutes(router *mux.Router) {
 	for _, route := range d.module.AdminRoutes() {
-		handler := d.makeAuthAPI(route.Name, admin.Unavailable(), func(req *http.Request, device *userapi.Device) util.JSONResponse {
+		handler := makeAuthAPI(route.Name, *d.userAPI.Load(), admin.Unavailable(), func(req *http.Request, device *userapi.Device) util.JSONResponse {
 			if device.AccountType != userapi.AccountTypeAdmin { // as httputil.MakeAdminAPI has it
 				return util.JSONResponse{Code: http.StatusForbidden, JSON: spec.Forbidden("This API can only be used by admin users.")}
 			}

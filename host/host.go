@@ -42,6 +42,7 @@ type Dendrite struct {
 
 	module     *todevicemodule.Module // nil unless enabled
 	userAPI    atomic.Pointer[userapi.UserInternalAPI]
+	tokens     *tokenCache
 	client     fclient.FederationClient // the host's own
 	wakeups    *fedrouting.FederationWakeups
 	notifier   atomic.Pointer[notifier.Notifier]
@@ -73,6 +74,9 @@ func Start(processContext *process.ProcessContext, cfg *config.Dendrite, section
 	}
 	module, err := todevicemodule.New(section, d, registerer, d.log)
 	if err != nil {
+		return nil, err
+	}
+	if d.tokens, err = newTokenCache(module.WatchDevices); err != nil {
 		return nil, err
 	}
 	if err = module.Start(processContext.Context()); err != nil {

@@ -63,6 +63,7 @@ func (s *fakeStore) Acknowledge(_ context.Context, a []storage.Acknowledgement, 
 }
 
 func (s *fakeStore) Imported(context.Context) (types.Position, error)     { return 0, nil }
+func (s *fakeStore) Devices(context.Context, string) ([]string, error)    { return nil, nil }
 func (s *fakeStore) Users(context.Context, string, int) ([]string, error) { return nil, nil }
 
 func (s *fakeStore) ForgetTransactions(context.Context, time.Time, int) (int, error) { return 0, nil }
@@ -125,6 +126,9 @@ func newTestHost(t *testing.T, store *fakeStore) *Dendrite {
 		t.Fatal(err)
 	}
 	d := &Dendrite{config: &config.Dendrite{}, log: quietLog(), module: module}
+	if d.tokens, err = newTokenCache(module.WatchDevices); err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(d.Stop)
 	return d
 }

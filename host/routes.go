@@ -6,7 +6,6 @@ import (
 
 	"github.com/gorilla/mux"
 	"github.com/matrix-org/dendrite/internal/httputil"
-	"github.com/matrix-org/dendrite/syncapi/sync"
 	synctypes "github.com/matrix-org/dendrite/syncapi/types"
 	userapi "github.com/matrix-org/dendrite/userapi/api"
 	"github.com/matrix-org/gomatrixserverlib/spec"
@@ -20,7 +19,7 @@ import (
 // addSendToDeviceRoute must be called before the host's own routes are added: the router takes the
 // first match. Versions and guests are as in the host.
 func (d *Dendrite) addSendToDeviceRoute(client *mux.Router) {
-	handler := d.makeAuthAPI("send_to_device", routing.ErrorResponse(storage.ErrTransient), func(req *http.Request, device *userapi.Device) util.JSONResponse {
+	handler := makeAuthAPI("send_to_device", d.rememberedTokens(), routing.ErrorResponse(storage.ErrTransient), func(req *http.Request, device *userapi.Device) util.JSONResponse {
 		vars, err := httputil.URLDecodeMapValues(mux.Vars(req))
 		if err != nil {
 			return util.JSONResponse{
@@ -42,8 +41,8 @@ func newSyncRoute(client *mux.Router) *mux.Route {
 }
 
 // handleSync has the pool answer on the route.
-func (d *Dendrite) handleSync(route *mux.Route, pool *sync.RequestPool) {
-	route.Handler(httputil.MakeAuthAPI("sync", *d.userAPI.Load(), func(req *http.Request, device *userapi.Device) util.JSONResponse {
+func (d *Dendrite) handleSync(route *mux.Route, pool syncPool) {
+	route.Handler(httputil.MakeAuthAPI("sync", d.rememberedTokens(), func(req *http.Request, device *userapi.Device) util.JSONResponse {
 		return d.serveSync(req, device, pool)
 	}, httputil.WithAllowGuests()))
 }

@@ -21,8 +21,8 @@ func (t tokens) QueryAccessToken(ctx context.Context, req *userapi.QueryAccessTo
 }
 
 // makeAuthAPI is httputil.MakeAuthAPI, but that a request whose access token can't be looked up is answered with unavailable.
-func (d *Dendrite) makeAuthAPI(name string, unavailable util.JSONResponse, f func(*http.Request, *userapi.Device) util.JSONResponse, checks ...httputil.AuthAPIOption) http.Handler {
-	return httputil.MakeAuthAPI(name, tokens{*d.userAPI.Load()}, func(req *http.Request, device *userapi.Device) util.JSONResponse {
+func makeAuthAPI(name string, api userapi.QueryAcccessTokenAPI, unavailable util.JSONResponse, f func(*http.Request, *userapi.Device) util.JSONResponse, checks ...httputil.AuthAPIOption) http.Handler {
+	return httputil.MakeAuthAPI(name, tokens{api}, func(req *http.Request, device *userapi.Device) util.JSONResponse {
 		if device.UserID == "" {
 			return unavailable
 		}
