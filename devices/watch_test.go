@@ -2,6 +2,8 @@ package devices_test
 
 import (
 	"fmt"
+	"runtime"
+	"sync/atomic"
 	"testing"
 )
 
@@ -109,4 +111,49 @@ func TestWatchOfOtherUsers(t *testing.T) {
 	wantMost("during")
 	end()
 	wantMost("after")
+}
+
+// What was read before a change does not hold once the change has returned, whichever steps of the two came between each other.
+func TestWatchUnderConcurrentChanges(t *testing.T) {
+	const alice, rounds, steps = "@alice:x", 100_000, 40
+	d, _ := newDirectory(t)
+	var value, begun, returned atomic.Int64
+	until := func(counter *atomic.Int64, n int64) {
+		for counter.Load() < n {
+			runtime.Gosched()
+		}
+	}
+	delay := func(n int64) { // by some nanoseconds for each
+		for range n {
+			value.Load()
+		}
+	}
+	go func() {
+		for n := range int64(rounds) {
+			until(&begun, n+1)
+			delay(n % steps)
+			_ = d.Change(alice, func() error {
+				value.Store(n + 1)
+				return nil
+			})
+			returned.Store(n + 1)
+		}
+	}()
+	kept := 0
+	for n := range int64(rounds) {
+		begun.Store(n + 1)
+		delay(n / steps % steps * 10) // the other one starts later
+		ofUser := d.Watch()
+		read := value.Load()
+		holds := ofUser(alice)
+		until(&returned, n+1)
+		switch {
+		case !holds():
+		case read == n:
+			t.Fatalf("what was read before change %d holds after it", n+1)
+		default:
+			kept++
+		}
+	}
+	t.Logf("%d of %d look-ups came after the change", kept, rounds)
 }

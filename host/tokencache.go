@@ -71,10 +71,8 @@ func (r remembering) QueryAccessToken(ctx context.Context, req *userapi.QueryAcc
 	if res.Device == nil || res.Err != "" {
 		return nil
 	}
-	if holds := ofUser(res.Device.UserID); holds() {
-		device := *res.Device
-		device.AccessToken = ""
-		r.cache.known.Add(key, knownToken{device: device, holds: holds, until: begun.Add(tokenLifetime)})
-	}
+	device := *res.Device
+	device.AccessToken = ""
+	r.cache.known.Add(key, knownToken{device: device, holds: ofUser(device.UserID), until: begun.Add(tokenLifetime)})
 	return nil
 }
