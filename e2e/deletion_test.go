@@ -54,17 +54,18 @@ func kept(t testing.TB, db *sql.DB, c *Client) int {
 	return n + transactions
 }
 
-// When the call that deletes a device returns, nothing is kept for it, and a device that is made later under its ID
-// finds nothing, neither messages nor transaction IDs. The user's other device keeps what it has.
-func TestDeletedDeviceLeavesNothing(t *testing.T) {
-	const newPassword = "another password"
-	type deletion struct {
-		name       string
-		all, final bool // all of the user's devices are deleted, and the account too
-		call       func(t *testing.T, admin, gone, other *Client)
-	}
+const newPassword = "another password"
+
+// deletion is a way in which the device gone of a user who has another one comes to its end.
+type deletion struct {
+	name       string
+	all, final bool // all of the user's devices are deleted, and the account too
+	call       func(t *testing.T, admin, gone, other *Client)
+}
+
+func deletions() []deletion {
 	client := func(c *Client, path ...any) string { return c.BuildClientURL(append([]any{"v3"}, path...)...) }
-	deletions := []deletion{
+	return []deletion{
 		{name: "logout", call: func(t *testing.T, _, gone, _ *Client) {
 			want200(t, gone, http.MethodPost, client(gone, "logout"), object{})
 		}},
@@ -88,12 +89,17 @@ func TestDeletedDeviceLeavesNothing(t *testing.T) {
 			want200(t, admin, http.MethodPost, url, object{"password": newPassword, "logout_devices": true})
 		}},
 	}
+}
+
+// When the call that deletes a device returns, nothing is kept for it, and a device that is made later under its ID
+// finds nothing, neither messages nor transaction IDs. The user's other device keeps what it has.
+func TestDeletedDeviceLeavesNothing(t *testing.T) {
 	onBoth(t, func(t *testing.T, b Backend) {
 		s := StartServer(t, b, Options{})
 		db := s.OpenDatabase(t)
 		alice := Register(t, s, "alice")
 		promote(t, s, alice)
-		for _, d := range deletions {
+		for _, d := range deletions() {
 			t.Run(d.name, func(t *testing.T) {
 				gone := Register(t, s, "bob")
 				other := gone.Login(t, s, "OTHER")
