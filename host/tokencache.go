@@ -10,16 +10,17 @@ import (
 )
 
 const (
-	// tokensKept bounds the cache: at some 600 bytes each it is about 10 MiB.
+	// tokensKept bounds the cache: at some 500 bytes each it is about 8 MiB.
 	tokensKept = 1 << 14
-	// tokenLifetime is how long a token may still be taken whose device or account was changed in the database itself, past
-	// the host.
+	// tokenLifetime is how long a token may still be taken whose device was deleted in the database itself, past the host, or by a
+	// change that the database carried out after it had failed for the host.
 	tokenLifetime = time.Minute
 )
 
-// tokenCache spares the two queries of each look-up of an access token (userapi/internal/user_api.go, QueryAccessToken). What
-// the host answers depends on the device that has the token, and on the type of its account, which nothing in the host ever
-// changes: so an answer holds until a device of the user is created, which gives one that exists another token, or deleted.
+// tokenCache spares the two queries of each look-up of an access token (userapi/internal/user_api.go, QueryAccessToken). The host
+// answers with the device that has the token, of which it reads no name and no time, and with the type of its account, which it never
+// changes. So an answer holds until a device of the user is deleted, or created: that gives one that exists another token.
+// Deactivation ends tokens by deleting devices, and so does a new password; of a deactivated account itself the host does not ask.
 type tokenCache struct {
 	// watch is devices.Directory.Watch.
 	watch func() (ofUser func(userID string) (holds func() bool))
