@@ -424,7 +424,7 @@ func TestTokensUnderConcurrentChanges(t *testing.T) {
 	changing.Wait()
 	close(done)
 	reading.Wait()
-	if asked := int64(a.lookups()); asked > looked.Load()*9/10 {
-		t.Errorf("%d of %d look-ups came to the host", asked, looked.Load())
+	if asked := int64(a.lookups()); looked.Load()-asked < users*rounds {
+		t.Errorf("%d of %d look-ups came to the host: hardly any token was remembered", asked, looked.Load())
 	}
 }
