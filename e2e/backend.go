@@ -77,9 +77,9 @@ func databaseOn(t *testing.T, pg *pgtest.Server, name string) string {
 
 var sharedDatabases atomic.Int64
 
-// createDatabase makes a PostgreSQL database which outlives a single test. pgtest.NewDatabase
-// ties a database to one test, and the shared servers serve many.
-func createDatabase() (string, error) {
+// CreateDatabase makes a database, which outlives a single test, on the PostgreSQL that pgtest.EnvURL names, and returns its
+// connection URL. pgtest.NewDatabase ties a database to one test.
+func CreateDatabase() (string, error) {
 	base := os.Getenv(pgtest.EnvURL)
 	db, err := sql.Open("postgres", base)
 	if err != nil {
@@ -87,7 +87,7 @@ func createDatabase() (string, error) {
 	}
 	defer db.Close() //nolint:errcheck
 	name := fmt.Sprintf("todevice_e2e_%d_%d", os.Getpid(), sharedDatabases.Add(1))
-	if _, err = db.Exec("CREATE DATABASE " + name); err != nil {
+	if _, err = db.Exec("CREATE DATABASE " + name + " TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C'"); err != nil { // Synapse takes no other
 		return "", err
 	}
 	u, err := url.Parse(base)
@@ -98,8 +98,8 @@ func createDatabase() (string, error) {
 	return u.String(), nil
 }
 
-// dropDatabase drops a database of createDatabase, and cuts what connections it has.
-func dropDatabase(dsn string) error {
+// DropDatabase drops a database of CreateDatabase, and cuts what connections it has.
+func DropDatabase(dsn string) error {
 	db, err := sql.Open("postgres", os.Getenv(pgtest.EnvURL))
 	if err != nil {
 		return err

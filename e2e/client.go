@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -355,6 +356,17 @@ func numbers(t testing.TB, events []Event) []int {
 		out[i] = content.N
 	}
 	return out
+}
+
+func wantNumbers(t testing.TB, got []int, first, end int) {
+	t.Helper()
+	want := make([]int, 0, end-first)
+	for n := first; n < end; n++ {
+		want = append(want, n)
+	}
+	if !slices.Equal(got, want) {
+		t.Fatalf("want the messages %d to %d in order, got %v", first, end-1, got)
+	}
 }
 
 // positionField is the place of the to_device position in a sync token.

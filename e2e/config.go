@@ -32,10 +32,17 @@ type Options struct {
 	NATS string
 	// LogLevel is the least that the server logs. Default: info.
 	LogLevel string
+	// MaxIdleConns is how many connections to PostgreSQL the server keeps open. Default: 30.
+	MaxIdleConns int
+	// Env is added to the environment of the process, as key=value.
+	Env []string
 }
 
 const (
 	serverName = "localhost"
+
+	// MaxOpenConns is how many connections to PostgreSQL a server opens at most.
+	MaxOpenConns = 60
 
 	// The application service every server knows. Its users are @asuser_*.
 	appServiceToken  = "as_token_of_the_tests"
@@ -124,7 +131,7 @@ func (s *Server) config(o Options) object {
 	}
 	if s.Backend == Postgres {
 		cfg["global"].(object)["database"] = object{
-			"connection_string": s.postgres, "max_open_conns": 60, "max_idle_conns": 30, "conn_max_lifetime": -1,
+			"connection_string": s.postgres, "max_open_conns": MaxOpenConns, "max_idle_conns": cmp.Or(o.MaxIdleConns, 30), "conn_max_lifetime": -1,
 		}
 	}
 	if o.NATS != "" {

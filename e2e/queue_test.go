@@ -242,17 +242,6 @@ func sendNumbered(t *testing.T, from, to *Client, first, end int) {
 	}
 }
 
-func wantNumbers(t testing.TB, got []int, first, end int) {
-	t.Helper()
-	want := make([]int, 0, end-first)
-	for n := first; n < end; n++ {
-		want = append(want, n)
-	}
-	if !slices.Equal(got, want) {
-		t.Fatalf("want the messages %d to %d in order, got %v", first, end-1, got)
-	}
-}
-
 // wantBlocks fails the test unless a /sync with the token waits for its whole timeout and then
 // brings nothing.
 func wantBlocks(t *testing.T, c *Client, since string) {

@@ -46,6 +46,7 @@ type Server struct {
 	address  string
 	postgres string
 	tls      []string // flags
+	env      []string
 
 	mu      sync.Mutex
 	process *exec.Cmd
@@ -54,15 +55,16 @@ type Server struct {
 	ready   chan struct{} // closed when the process answers
 }
 
-// newServer writes what a server needs into a directory; Start starts it.
-func newServer(b Backend, home string, o Options) (*Server, error) {
+// New writes what a server needs into a directory that outlives it; Start starts it. On PostgreSQL the options name its
+// database.
+func New(b Backend, home string, o Options) (*Server, error) {
 	address, err := freeAddress()
 	if err != nil {
 		return nil, err
 	}
 	s := &Server{
 		Backend: b, URL: "http://" + address, home: home, binary: binary, dir: home, name: serverName, address: address,
-		postgres: o.Postgres, ready: make(chan struct{}),
+		postgres: o.Postgres, env: o.Env, ready: make(chan struct{}),
 	}
 	if o.Unmodified {
 		if s.binary, err = unmodified(); err != nil {
@@ -94,7 +96,7 @@ func NewServer(t testing.TB, b Backend, o Options) *Server {
 	if b == Postgres && o.Postgres == "" && o.DatabaseOf == nil {
 		o.Postgres = pgtest.NewDatabase(t)
 	}
-	s, err := newServer(b, t.TempDir(), o)
+	s, err := New(b, t.TempDir(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,10 +134,10 @@ func sharedServer(t testing.TB, key sharedKey, o Options) *Server {
 	if s == nil {
 		home, err := os.MkdirTemp(workDir, string(b)+"-")
 		if err == nil && b == Postgres {
-			o.Postgres, err = createDatabase()
+			o.Postgres, err = CreateDatabase()
 		}
 		if err == nil {
-			s, err = newServer(b, home, o)
+			s, err = New(b, home, o)
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -164,7 +166,7 @@ func stopShared() error {
 			errs = append(errs, fmt.Errorf("data races in the %s server:\n%s", key.backend, races))
 		}
 		if key.backend == Postgres {
-			errs = append(errs, dropDatabase(s.postgres))
+			errs = append(errs, DropDatabase(s.postgres))
 		}
 	}
 	return errors.Join(errs...)
@@ -235,7 +237,7 @@ func (s *Server) launch() error {
 		"-config", s.path("dendrite.yaml"), "-http-bind-address", s.address, "-really-enable-open-registration",
 	}, s.tls...)...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = s.home, log, log
-	cmd.Env = append(os.Environ(), "GORACE=log_path="+s.path("race")+fmt.Sprintf(" exitcode=%d", raceExitCode))
+	cmd.Env = append(append(os.Environ(), s.env...), "GORACE=log_path="+s.path("race")+fmt.Sprintf(" exitcode=%d", raceExitCode))
 	// The server must not outlive a test binary that was killed.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err = cmd.Start(); err != nil {
@@ -335,6 +337,13 @@ func (s *Server) WaitExit(t testing.TB) (code int, output string) {
 		t.Fatalf("the server is still running, it should have ended\n%s", s.logTail(0))
 		return 0, ""
 	}
+}
+
+// PID returns the process ID of a server that runs.
+func (s *Server) PID() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.process.Process.Pid
 }
 
 func (s *Server) running() bool {

@@ -1,14 +1,17 @@
 package e2e
 
 import (
+	"cmp"
 	"crypto/rand"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 )
 
@@ -16,7 +19,7 @@ import (
 // one that `make synapse` installs it for.
 const envSynapse = "TODEVICE_E2E_SYNAPSE"
 
-// synapse is the Backend of a Synapse, which keeps its data in SQLite.
+// synapse is the Backend of a Synapse.
 const synapse Backend = "synapse"
 
 // SharedWithSynapse returns a server and a Synapse, which reach one another, for all tests that keep apart
@@ -29,7 +32,7 @@ func SharedWithSynapse(t testing.TB, b Backend) (here, there *Server) {
 // StartSynapse starts a Synapse of the test's own, and ends it with the test.
 func StartSynapse(t testing.TB) *Server {
 	t.Helper()
-	s, err := newSynapse(t.TempDir())
+	s, err := NewSynapse(t.TempDir(), Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,7 +55,7 @@ func sharedSynapse(t testing.TB, b Backend) *Server {
 	if s == nil {
 		home, err := os.MkdirTemp(workDir, "synapse-")
 		if err == nil {
-			s, err = newSynapse(home)
+			s, err = NewSynapse(home, Options{})
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -67,8 +70,9 @@ func sharedSynapse(t testing.TB, b Backend) *Server {
 	return s
 }
 
-// newSynapse writes what a Synapse needs into a directory.
-func newSynapse(home string) (*Server, error) {
+// NewSynapse writes what a Synapse needs into a directory that outlives it; Start starts it. It keeps its data in the
+// PostgreSQL database that the options name, or else in SQLite; of the other options it knows LogLevel.
+func NewSynapse(home string, o Options) (*Server, error) {
 	python, err := findSynapse()
 	if err != nil {
 		return nil, err
@@ -77,20 +81,24 @@ func newSynapse(home string) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{Backend: synapse, URL: "http://" + address, home: home, address: address, ready: make(chan struct{})}
+	s := &Server{Backend: synapse, URL: "http://" + address, home: home, address: address, postgres: o.Postgres, ready: make(chan struct{})}
 	if err = s.federate(); err != nil {
 		return nil, err
 	}
 	// It is launched with Dendrite's flags, and needs none of them.
 	s.binary = s.path("synapse")
 	launcher := fmt.Sprintf("#!/bin/sh\nexec '%s' -m synapse.app.homeserver --config-path homeserver.yaml\n", python)
-	return s, errors.Join(os.WriteFile(s.binary, []byte(launcher), 0o700), s.writeSynapseConfig())
+	return s, errors.Join(os.WriteFile(s.binary, []byte(launcher), 0o700), s.writeSynapseConfig(o))
 }
 
 func findSynapse() (string, error) {
 	python := os.Getenv(envSynapse)
 	if python == "" {
-		python = filepath.Join(".synapse", "bin", "python")
+		module, err := moduleDir()
+		if err != nil {
+			return "", err
+		}
+		python = filepath.Join(module, "e2e", ".synapse", "bin", "python")
 	}
 	python, err := filepath.Abs(python)
 	if err != nil {
@@ -103,15 +111,23 @@ func findSynapse() (string, error) {
 }
 
 // writeSynapseConfig writes the signing key and the configuration, as JSON.
-func (s *Server) writeSynapseConfig() error {
+func (s *Server) writeSynapseConfig(o Options) error {
 	seed := make([]byte, 32)
 	if _, err := rand.Read(seed); err != nil {
 		return err
 	}
 	key := "ed25519 e2e " + base64.RawStdEncoding.EncodeToString(seed) + "\n"
+	database, err := s.synapseDatabase()
+	if err != nil {
+		return err
+	}
 	unlimited := object{"per_second": 1e6, "burst_count": 1e6}
 	return errors.Join(
 		os.WriteFile(s.path("signing.key"), []byte(key), 0o600),
+		writeJSON(s.path("log.yaml"), object{
+			"version": 1, "handlers": object{"console": object{"class": "logging.StreamHandler"}},
+			"root": object{"level": strings.ToUpper(cmp.Or(o.LogLevel, "info")), "handlers": []string{"console"}},
+		}),
 		writeJSON(s.path("homeserver.yaml"), object{
 			"server_name": s.name,
 			"listeners": []object{
@@ -120,20 +136,27 @@ func (s *Server) writeSynapseConfig() error {
 			},
 			"tls_certificate_path": s.path("tls_cert.pem"),
 			"tls_private_key_path": s.path("tls_key.pem"),
-			"database":             object{"name": "sqlite3", "args": object{"database": s.path("homeserver.db")}},
-			"signing_key_path":     s.path("signing.key"),
-			"media_store_path":     s.path("media"),
-			"macaroon_secret_key":  "a secret of the tests",
-			"form_secret":          "a secret of the tests",
-			"bcrypt_rounds":        4,
-			"report_stats":         false,
-			"presence":             object{"enabled": false},
-			"trusted_key_servers":  []object{},
+			"database":             database,
+			"log_config":           s.path("log.yaml"),
+			// Else a /sync that is asked again gets the answer that was kept.
+			"caches":              object{"sync_response_cache_duration": 0},
+			"signing_key_path":    s.path("signing.key"),
+			"media_store_path":    s.path("media"),
+			"macaroon_secret_key": "a secret of the tests",
+			"form_secret":         "a secret of the tests",
+			"bcrypt_rounds":       4,
+			"report_stats":        false,
+			"presence":            object{"enabled": false},
+			"trusted_key_servers": []object{},
 
 			"enable_registration":                      true,
 			"enable_registration_without_verification": true,
 			"rc_registration":                          unlimited,
 			"rc_login":                                 object{"address": unlimited, "account": unlimited},
+			"rc_key_requests":                          unlimited,
+			"rc_federation": object{
+				"window_size": 1000, "sleep_limit": 1000000, "sleep_delay": 0, "reject_limit": 1000000, "concurrent": 100,
+			},
 
 			// The other server is on this machine, under a certificate of its own making.
 			"federation_verify_certificates": false,
@@ -145,6 +168,21 @@ func (s *Server) writeSynapseConfig() error {
 			},
 		}),
 	)
+}
+
+func (s *Server) synapseDatabase() (object, error) {
+	if s.postgres == "" {
+		return object{"name": "sqlite3", "args": object{"database": s.path("homeserver.db")}}, nil
+	}
+	u, err := url.Parse(s.postgres)
+	if err != nil {
+		return nil, err
+	}
+	args := object{"host": u.Hostname(), "port": u.Port(), "user": u.User.Username(), "dbname": u.Path[1:], "cp_min": 5, "cp_max": 10}
+	if password, ok := u.User.Password(); ok {
+		args["password"] = password
+	}
+	return object{"name": "psycopg2", "args": args}, nil
 }
 
 func synapseListener(address string, tls bool, resources ...string) object {

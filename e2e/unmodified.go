@@ -1,9 +1,7 @@
 package e2e
 
 import (
-	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"sync"
 )
@@ -19,10 +17,5 @@ var unmodified = sync.OnceValues(func() (string, error) {
 		return filepath.Abs(given)
 	}
 	path := filepath.Join(workDir, "dendrite")
-	build := exec.Command("go", "build", "-o", path, "github.com/matrix-org/dendrite/cmd/dendrite")
-	build.Dir = ".." // the module that says which version
-	if out, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("building Dendrite: %w\n%s", err, out)
-	}
-	return path, nil
+	return path, goBuild("-o", path, "github.com/matrix-org/dendrite/cmd/dendrite")
 })
