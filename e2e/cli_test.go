@@ -232,7 +232,7 @@ func (c *commandLine) wrong(t *testing.T, site *adminSite) {
 	for _, args := range [][]string{{}, {"status", "-url", "nonsense"}, {"status", "-url", "ftp://x"}, {"status", "-token-file", "/nonexistent"}, {"status", "-config", "/nonexistent"}, {"export", "extra"}, {"check-config", "extra"}} {
 		c.run(t, exitUsage, append(args, "-json")...)
 	}
-	address, err := freeAddress()
+	address, err := FreeAddress()
 	if err != nil {
 		t.Fatal(err)
 	}

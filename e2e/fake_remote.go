@@ -53,7 +53,7 @@ type FakeRemote struct {
 // NewFakeRemote starts a remote for a server that runs, and ends it with the test.
 func NewFakeRemote(t testing.TB, servers ...*Server) *FakeRemote {
 	t.Helper()
-	address, err := freeAddress()
+	address, err := FreeAddress()
 	if err != nil {
 		t.Fatal(err)
 	}

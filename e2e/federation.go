@@ -55,7 +55,7 @@ func together(t testing.TB, actions ...func() error) {
 
 // federate gives the server a name with a port of its own, and a certificate.
 func (s *Server) federate() error {
-	address, err := freeAddress()
+	address, err := FreeAddress()
 	if err != nil {
 		return err
 	}

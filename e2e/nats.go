@@ -56,7 +56,7 @@ func StartNATS(t testing.TB) *NATS {
 // does not run.
 func startNATS(t testing.TB, dir string) *NATS {
 	t.Helper()
-	address, err := freeAddress()
+	address, err := FreeAddress()
 	if err != nil {
 		t.Fatal(err)
 	}

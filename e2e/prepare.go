@@ -34,7 +34,7 @@ func Prepare(dir string, race bool) (err error) {
 
 // goBuild builds a command of the module around this one, or of a module that it requires.
 func goBuild(args ...string) error {
-	module, err := moduleDir()
+	module, err := ModuleDir()
 	if err != nil {
 		return err
 	}
@@ -46,8 +46,8 @@ func goBuild(args ...string) error {
 	return nil
 }
 
-// moduleDir returns the directory of the module around this one, from wherever in this one the program runs.
-var moduleDir = sync.OnceValues(func() (string, error) {
+// ModuleDir returns the directory of the module around this one, from wherever in this one the program runs.
+var ModuleDir = sync.OnceValues(func() (string, error) {
 	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/matrix-org/dendrite/todevicemodule").Output()
 	if err != nil {
 		return "", fmt.Errorf("looking for the module: %w", err)

@@ -61,7 +61,7 @@ type Prometheus struct {
 // StartPrometheus starts one that scrapes the server, with the alerts of the repository.
 func StartPrometheus(t testing.TB, s *Server) *Prometheus {
 	t.Helper()
-	address, err := freeAddress()
+	address, err := FreeAddress()
 	if err != nil {
 		t.Fatal(err)
 	}

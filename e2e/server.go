@@ -58,7 +58,7 @@ type Server struct {
 // New writes what a server needs into a directory that outlives it; Start starts it. On PostgreSQL the options name its
 // database.
 func New(b Backend, home string, o Options) (*Server, error) {
-	address, err := freeAddress()
+	address, err := FreeAddress()
 	if err != nil {
 		return nil, err
 	}
@@ -410,12 +410,12 @@ func (s *Server) logTail(from int64) string {
 
 var takenAddresses sync.Map
 
-// freeAddress returns a loopback address below the range outgoing connections take their ports
+// FreeAddress returns a loopback address below the range outgoing connections take their ports
 // from. Within that range a client that retries while the server is down can be given the
 // server's own port, and then talks to itself.
 //
 // No address is given out twice: a server that is down is still known by its own.
-func freeAddress() (string, error) {
+func FreeAddress() (string, error) {
 	for range 200 {
 		address := fmt.Sprintf("127.0.0.1:%d", 20000+rand.IntN(12000))
 		if _, taken := takenAddresses.LoadOrStore(address, true); taken {

@@ -77,7 +77,7 @@ func NewSynapse(home string, o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	address, err := freeAddress()
+	address, err := FreeAddress()
 	if err != nil {
 		return nil, err
 	}
@@ -94,7 +94,7 @@ func NewSynapse(home string, o Options) (*Server, error) {
 func findSynapse() (string, error) {
 	python := os.Getenv(envSynapse)
 	if python == "" {
-		module, err := moduleDir()
+		module, err := ModuleDir()
 		if err != nil {
 			return "", err
 		}
