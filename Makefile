@@ -41,16 +41,24 @@ fuzz: ## Run each fuzzer for FUZZTIME (60s)
 	@for f in $(FUZZERS); do go test -run '^$$' -fuzz "^$${f#*:}\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 50x "$${f%:*}" || exit 1; done
 
 .PHONY: bench
-bench: ## Run the benchmarks of the stores, the writer and the trace
-	go test -run '^$$' -bench . -benchmem ./storage/... ./writer/... ./trace/...
+bench: ## Measure this server beside unmodified Dendrite: table, e2e/bench/out with JSON and plots
+	cd e2e && go run ./bench $(BENCHFLAGS)
+
+.PHONY: bench-short
+bench-short: ## The same in less than 5 minutes, with smaller loads and backlogs
+	cd e2e && go run ./bench -short $(BENCHFLAGS)
+
+.PHONY: bench-synapse
+bench-synapse: synapse ## The same, beside Synapse with PostgreSQL too
+	cd e2e && go run ./bench -synapse $(BENCHFLAGS)
 
 .PHONY: bench-storage
 bench-storage: ## Measure the writer beside the same rows in the plainest batched SQL, on each database
 	go test -run '^$$' -bench Limit -benchtime 10x ./writer
 
-.PHONY: bench-federation
-bench-federation: ## Measure two servers with the module beside two unmodified ones, in one run
-	cd e2e && go test -run '^$$' -bench Federation -benchtime 1x -timeout 30m .
+.PHONY: bench-go
+bench-go: ## Run the Go benchmarks of the stores, the writer and the trace
+	go test -run '^$$' -bench . -benchmem ./storage/... ./writer/... ./trace/...
 
 .PHONY: million
 million: ## Take over and give back a million waiting messages, on each database: time and memory

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -18,6 +19,9 @@ type load struct {
 	rate float64
 	// window is how many copies may be on their way before the senders wait. 0 is no bound. It is for loads without a rate.
 	window int64
+	// behind is how many copies may be on their way before the load gives up, since the server does not carry its rate. 0 is no
+	// bound.
+	behind int64
 	// Requests are made for warmUp and then for length, which alone is counted.
 	warmUp, length time.Duration
 	// patience is how long after the last request messages may still arrive.
@@ -40,9 +44,10 @@ func (l *load) run(ctx context.Context) (*outcome, error) {
 	for i, r := range l.receivers {
 		receivers.Go(func() { errs[i] = receive(ctx, book, i, r) })
 	}
+	var gaveUp atomic.Int64
 	refusals := make([]refused, len(l.senders))
 	for i, s := range l.senders {
-		senders.Go(func() { refusals[i] = l.send(ctx, book, i, s) })
+		senders.Go(func() { refusals[i] = l.send(ctx, book, i, s, &gaveUp) })
 	}
 	senders.Wait()
 	l.await(ctx, book)
@@ -52,7 +57,7 @@ func (l *load) run(ctx context.Context) (*outcome, error) {
 	for i, r := range l.receivers { // acknowledges, and shows what comes twice
 		err = errors.Join(err, r.settle(context.WithoutCancel(ctx), func(m string) { book.got(i, []string{m}, book.now()) }))
 	}
-	out := newOutcome(book, l.warmUp, l.length)
+	out := newOutcome(book, l.warmUp, l.length, time.Duration(gaveUp.Load()))
 	out.offered = l.rate * float64(max(1, l.devices))
 	for _, r := range refusals {
 		out.Refused += r.count
@@ -69,7 +74,7 @@ type refused struct {
 	err   error // the last
 }
 
-func (l *load) send(ctx context.Context, book *ledger, i int, s *device) (r refused) {
+func (l *load) send(ctx context.Context, book *ledger, i int, s *device, gaveUp *atomic.Int64) (r refused) {
 	var body bytes.Buffer
 	end := l.warmUp + l.length
 	names := make([]*device, 0, l.devices)
@@ -81,7 +86,11 @@ func (l *load) send(ctx context.Context, book *ledger, i int, s *device) (r refu
 		if due >= end {
 			return r
 		}
-		if !l.waitFor(ctx, book, due, end) {
+		if !l.waitFor(ctx, book, due, end) || gaveUp.Load() > 0 {
+			return r
+		}
+		if l.behind > 0 && book.onTheWay() > l.behind {
+			gaveUp.CompareAndSwap(0, int64(book.now()))
 			return r
 		}
 		to := make([]int, max(1, l.devices))

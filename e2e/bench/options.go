@@ -37,7 +37,7 @@ func parseOptions(args []string, stderr io.Writer) (o options, err error) {
 	flags.StringVar(&o.out, "out", "bench/out", "`directory` for the JSON and the plots")
 	flags.StringVar(&o.profiles, "profile", "", "`directory` for CPU and allocation profiles of our server in each row; they slow it down a little")
 	flags.BoolVar(&o.withSynapse, "synapse", false, "measure Synapse too, with PostgreSQL")
-	flags.Int64Var(&o.window, "window", 0, "let at most so many messages be on their way in the row throughput; 0 for no bound")
+	flags.Int64Var(&o.window, "window", 400, "let at most so many messages be on their way before senders without a rate wait; 0 for no bound")
 	flags.DurationVar(&o.length, "length", 0, "how long each load lasts; 0 for 10s, or 3s with -short")
 	flags.IntVar(&o.rounds, "rounds", 0, "how often each load is measured; 0 for 3, or 1 with -short")
 	rowList := flags.String("rows", "", "measure these alone, separated by commas: "+rowNames())

@@ -19,13 +19,19 @@ type outcome struct {
 	// Refused is how many requests were not answered 200, Refusal one of the answers.
 	Refused int    `json:"refused,omitempty"`
 	Refusal string `json:"refusal,omitempty"`
+	// GaveUp says that the load ended early, since too much was on its way.
+	GaveUp bool `json:"gave_up,omitempty"`
 
 	offered float64 // copies a second, 0 for as many as go
 }
 
-func newOutcome(book *ledger, from, length time.Duration) *outcome {
+// newOutcome counts what was done after from and for length. If the load gave up, which is not at 0, all until then counts.
+func newOutcome(book *ledger, from, length, gaveUp time.Duration) *outcome {
 	deliveries, w := book.check()
-	out := &outcome{Wrong: w}
+	out := &outcome{Wrong: w, GaveUp: gaveUp > 0}
+	if out.GaveUp {
+		from, length = 0, gaveUp
+	}
 	counts := func(at time.Duration) bool { return at >= from && at < from+length }
 	var answer, delay, fromDue []time.Duration
 	accepted, delivered := 0, 0
@@ -52,7 +58,7 @@ func newOutcome(book *ledger, from, length time.Duration) *outcome {
 }
 
 // carried tells whether the server delivered what it was offered, as fast as that came.
-func (o *outcome) carried() bool { return o.Delivered >= 0.95*o.offered && o.Refused == 0 }
+func (o *outcome) carried() bool { return o.Delivered >= 0.95*o.offered && o.Refused == 0 && !o.GaveUp }
 
 // spread is how durations lie, in milliseconds.
 type spread struct {

@@ -51,7 +51,7 @@ func (b *bench) report(results []*result) report {
 		Config: map[string]any{
 			"postgresql_max_open_conns": e2e.MaxOpenConns, "postgresql_max_idle_conns": maxIdleConns, "log_level": logLevel,
 			"to_device": moduleConfig, "content_bytes": contentBytes, "rounds": b.rounds, "warm_up": b.warmUp.String(), "length": b.length.String(),
-			"window": b.window, "federation_window": federationWindow, "profiled": b.profiles != "",
+			"window": b.window, "federation_requests": federationRequests, "profiled": b.profiles != "",
 		},
 	}
 	for _, each := range results {

@@ -77,10 +77,7 @@ func (s *stage) inTurn(ctx context.Context, role, name string, rounds int, measu
 			if failed[of] {
 				continue
 			}
-			s.b.progress.at(string(s.db), name, string(of))
-			if rounds > 1 {
-				s.b.progress.say("round %d of %d", round+1, rounds)
-			}
+			s.b.progress.at(string(s.db), name, string(of), fmt.Sprintf("%d of %d", round+1, rounds))
 			got, err := s.server(ctx, of, role)
 			if err == nil {
 				err = measure(round, got)

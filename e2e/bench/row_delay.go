@@ -81,7 +81,7 @@ func (s *stage) delayAt(ctx context.Context, of *server, name string, rate float
 		}
 		s.b.delayLoads[of] = l
 	}
-	l.rate = rate
+	l.rate, l.behind = rate, max(500, int64(rate)) // a second behind
 	return s.b.runLoad(ctx, name, l, of)
 }
 

@@ -5,9 +5,9 @@ import (
 	"fmt"
 )
 
-// federationWindow is how many copies may be on their way to the other server before the senders wait. Without it they only
-// fill the queue to it, and take the processors from what empties that.
-const federationWindow = 2000
+// federationRequests is how many requests may be on their way to the other server at least before the senders wait. Without
+// a bound they only fill the queue to it, and take the processors from what empties that.
+const federationRequests = 100
 
 // measureFederation counts what is delivered from one server to another of the same kind, with one device a request and with
 // twenty.
@@ -26,7 +26,7 @@ func measureFederation(ctx context.Context, s *stage) ([]*result, error) {
 				if l, err = newThroughputLoad(ctx, s.b, from.homeserver, to.homeserver); err != nil {
 					return err
 				}
-				l.devices, l.window = devices, federationWindow
+				l.devices, l.window = devices, max(s.b.window, int64(federationRequests*devices))
 				loads[from.side] = l
 			}
 			out, err := s.b.runLoad(ctx, name, l, from, to)

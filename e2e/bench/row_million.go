@@ -132,7 +132,6 @@ func (p *millionSide) measureMemory(ctx context.Context, b *bench, f *figure) er
 // residentAfterStart starts a server anew, reads with devices of the crowd and sends a little, and returns the memory that is resident
 // then.
 func (p *millionSide) residentAfterStart(ctx context.Context, role string) (float64, error) {
-	const rounds = 20
 	of, l := p.servers[role], p.loads[role]
 	if err := of.Stop(); err != nil {
 		return 0, err
@@ -141,11 +140,9 @@ func (p *millionSide) residentAfterStart(ctx context.Context, role string) (floa
 	if err := of.Start(); err != nil {
 		return 0, err
 	}
-	for range rounds {
-		for _, d := range p.crowds[role].checked {
-			if _, err := d.sync(ctx, d.since, 0, nil); err != nil {
-				return 0, err
-			}
+	for _, d := range p.crowds[role].checked {
+		if _, err := d.sync(ctx, d.since, 0, nil); err != nil {
+			return 0, err
 		}
 	}
 	steady := *l
