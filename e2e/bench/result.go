@@ -23,13 +23,15 @@ type figure struct {
 
 // result is one line of the table.
 type result struct {
-	Row      string           `json:"row"`
-	Database e2e.Backend      `json:"database"`
-	Title    string           `json:"title"`
-	Unit     string           `json:"unit"`
-	Less     bool             `json:"less_is_better,omitempty"`
-	Sides    map[side]*figure `json:"sides"`
-	Target   target           `json:"target,omitzero"`
+	Row      string      `json:"row"`
+	Database e2e.Backend `json:"database"`
+	Title    string      `json:"title"`
+	Unit     string      `json:"unit"`
+	Less     bool        `json:"less_is_better,omitempty"`
+	// Within says that the value compares a server with itself: sides are not compared by it.
+	Within bool             `json:"within_a_side,omitempty"`
+	Sides  map[side]*figure `json:"sides"`
+	Target target           `json:"target,omitzero"`
 }
 
 // target is what our side has to reach; a zero part asks for nothing.
@@ -45,7 +47,7 @@ type target struct {
 // known if either has no value.
 func (r *result) better(than side) (times float64, known bool) {
 	a, b := r.Sides[ours], r.Sides[than]
-	if a == nil || b == nil || a.Cannot != "" || b.Cannot != "" {
+	if r.Within || a == nil || b == nil || a.Cannot != "" || b.Cannot != "" {
 		return 0, false
 	}
 	over, under := a.Value, b.Value
