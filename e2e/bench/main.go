@@ -113,10 +113,10 @@ func (b *bench) measure(ctx context.Context) (results []*result, err error) {
 				results = append(results, found...)
 			}
 			if len(r.roles) > 0 {
-				err = errors.Join(err, s.strike(r.roles...))
+				err = errors.Join(err, s.strike(ctx, r.roles...))
 			}
 		}
-		err = errors.Join(err, s.strike())
+		err = errors.Join(err, s.strike(ctx))
 	}
 	return results, errors.Join(err, ctx.Err())
 }

@@ -28,6 +28,7 @@ type options struct {
 	backlogs                 []int
 	backlogElse              int // the most of the other sides, which take long for it
 	million, millionElse     int
+	millionUsers             int // for whose devices they wait
 }
 
 func parseOptions(args []string, stderr io.Writer) (o options, err error) {
@@ -68,13 +69,13 @@ func (o *options) setLengths() {
 	o.warmUp, o.patience, o.fillWithin, o.storedWithin = 2*time.Second, 3*time.Minute, 5*time.Minute, 5*time.Minute
 	o.rates = []float64{25, 50, 100, 200, 400, 800, 1000, 1500, 2000, 3000, 4000}
 	o.backlogs, o.backlogElse = []int{0, 100, 1000, 10000, 100000}, 10000
-	o.million, o.millionElse = 1000000, 50000
+	o.million, o.millionElse, o.millionUsers = 1000000, 50000, 50
 	if o.short {
 		rounds, length = 1, 3*time.Second
 		o.warmUp, o.patience, o.fillWithin, o.storedWithin = 500*time.Millisecond, time.Minute, time.Minute, time.Minute
-		o.rates = []float64{50, 200, 800, 2000}
+		o.rates = []float64{100, 400, 1600}
 		o.backlogs, o.backlogElse = []int{0, 100, 1000, 5000}, 1000
-		o.million, o.millionElse = 50000, 5000
+		o.million, o.millionElse, o.millionUsers = 50000, 2000, 10
 	}
 	if o.rounds <= 0 {
 		o.rounds = rounds

@@ -7,15 +7,15 @@ import (
 )
 
 const (
-	crowdUsers   = 50
 	crowdDevices = 20 // of each user
+	fanOutUsers  = 50
 	fanOutRounds = 15
 )
 
 // newCrowd makes a backlog at a crowd of devices. If everyDevice is set its requests name users, not devices.
-func newCrowd(ctx context.Context, b *bench, of *homeserver, senders int, checked int, byUser bool) (*backlog, error) {
-	b.progress.say("makes %d devices", crowdUsers*crowdDevices)
-	crowd, err := of.users(ctx, b, crowdUsers, crowdDevices)
+func newCrowd(ctx context.Context, b *bench, of *homeserver, senders, users, checked int, byUser bool) (*backlog, error) {
+	b.progress.say("makes %d devices", users*crowdDevices)
+	crowd, err := of.users(ctx, b, users, crowdDevices)
 	if err != nil {
 		return nil, err
 	}
@@ -45,7 +45,7 @@ func measureFanOut(ctx context.Context, s *stage) ([]*result, error) {
 	found, crowds := figures{}, map[side]*backlog{}
 	took := map[side][]time.Duration{}
 	err := s.inTurn(ctx, alone, name, 1, func(_ int, of *server) (err error) {
-		crowds[of.side], err = newCrowd(ctx, s.b, of.homeserver, 1, crowdUsers*crowdDevices, false)
+		crowds[of.side], err = newCrowd(ctx, s.b, of.homeserver, 1, fanOutUsers, fanOutUsers*crowdDevices, false)
 		return err
 	})
 	if err != nil {

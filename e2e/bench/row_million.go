@@ -86,7 +86,7 @@ func (s *stage) newMillionSide(ctx context.Context, of *server) (*millionSide, e
 		if p.loads[role], err = newThroughputLoad(ctx, s.b, on.homeserver, on.homeserver); err != nil {
 			return nil, err
 		}
-		if p.crowds[role], err = newCrowd(ctx, s.b, on.homeserver, 4, crowdDevices, true); err != nil {
+		if p.crowds[role], err = newCrowd(ctx, s.b, on.homeserver, 4, s.b.millionUsers, crowdDevices, true); err != nil {
 			return nil, err
 		}
 	}
@@ -96,8 +96,8 @@ func (s *stage) newMillionSide(ctx context.Context, of *server) (*millionSide, e
 	}
 	s.b.progress.say("%d messages are to wait", want)
 	start := time.Now()
-	n, err := p.crowds[filled].fill(ctx, s.b, want/(crowdUsers*crowdDevices), s.b.fillWithin)
-	p.waiting = n * crowdUsers * crowdDevices
+	n, err := p.crowds[filled].fill(ctx, s.b, want/(s.b.millionUsers*crowdDevices), s.b.fillWithin)
+	p.waiting = n * s.b.millionUsers * crowdDevices
 	s.b.progress.say("%d messages wait after %s", p.waiting, time.Since(start).Round(time.Millisecond))
 	return p, err
 }

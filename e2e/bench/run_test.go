@@ -13,11 +13,11 @@ import (
 func TestRun(t *testing.T) {
 	out, profiles := t.TempDir(), t.TempDir()
 	var stdout, stderr bytes.Buffer
-	args := []string{"-short", "-length", "1s", "-rows", "throughput,idle,backlog", "-databases", "sqlite", "-out", out, "-profile", profiles}
+	args := []string{"-short", "-length", "500ms", "-rows", "delay,idle,backlog", "-databases", "sqlite", "-out", out, "-profile", profiles}
 	if err := run(t.Context(), args, &stdout, &stderr); err != nil {
 		t.Fatalf("%v\n%s", err, stderr.String())
 	}
-	for _, want := range []string{"messages/s", "requests/s", "first /sync"} {
+	for _, want := range []string{"at 100/s, p99", "requests/s", "first /sync"} {
 		if !strings.Contains(stdout.String(), want) {
 			t.Errorf("no %q in\n%s", want, stdout.String())
 		}
@@ -41,8 +41,8 @@ func TestRun(t *testing.T) {
 	if err = json.Unmarshal(data, &written); err != nil {
 		t.Fatal(err)
 	}
-	if written.Machine.Cores == 0 || len(written.Results) != 4 || len(written.Cost) != 2 {
-		t.Errorf("want a machine, 4 results and the costs of 2 sides, got %+v", written)
+	if written.Machine.Cores == 0 || len(written.Results) != 5 || len(written.Cost) != 2 {
+		t.Errorf("want a machine, 5 results and the costs of 2 sides, got %+v", written)
 	}
 	for _, r := range written.Results {
 		if r.Sides["ours"].Value <= 0 || r.Sides["unmodified"].Value <= 0 || r.Sides["ours"].Wrong["lost"] != 0 {
@@ -52,7 +52,7 @@ func TestRun(t *testing.T) {
 	if svg, err := os.ReadFile(filepath.Join(out, "backlog-sqlite.svg")); err != nil || !bytes.Contains(svg, []byte("</svg>")) {
 		t.Errorf("no plot: %v", err)
 	}
-	if found, _ := filepath.Glob(filepath.Join(profiles, "sqlite-throughput-alone.*.pprof")); len(found) != 2 {
+	if found, _ := filepath.Glob(filepath.Join(profiles, "sqlite-delay-alone.*.pprof")); len(found) != 2 {
 		t.Errorf("want a CPU and an allocation profile, got %v", found)
 	}
 }

@@ -105,8 +105,9 @@ func (s *stage) server(ctx context.Context, of side, role string) (*server, erro
 	return made, nil
 }
 
-// strike ends the servers that have one of the roles, or all, and deletes their data.
-func (s *stage) strike(roles ...string) error {
+// strike ends the servers that have one of the roles, or all, and deletes their data. When the context has ended, the signal
+// that ended it may have ended PostgreSQL too: then the databases are left to go with it.
+func (s *stage) strike(ctx context.Context, roles ...string) error {
 	var errs []error
 	for key, got := range s.servers {
 		keep := len(roles) > 0
@@ -119,10 +120,11 @@ func (s *stage) strike(roles ...string) error {
 			continue
 		}
 		errs = append(errs, got.Kill(), os.RemoveAll(filepath.Join(s.b.home, string(s.db)+"-"+key)))
-		if got.dsn != "" {
+		if got.dsn != "" && ctx.Err() == nil {
 			errs = append(errs, e2e.DropDatabase(got.dsn))
 		}
 		delete(s.servers, key)
+		delete(s.b.delayLoads, got)
 	}
 	return errors.Join(errs...)
 }
