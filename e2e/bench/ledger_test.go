@@ -25,6 +25,7 @@ func TestLedgerFindsWhatIsWrong(t *testing.T) {
 		"one came twice":             {func(l *ledger) { arrive(l, 0, 1, 1, 2, 4) }, wrong{Doubled: 1}},
 		"one came again later":       {func(l *ledger) { arrive(l, 0, 1, 2, 4, 0, 0) }, wrong{Doubled: 2}},
 		"two changed places":         {func(l *ledger) { arrive(l, 0, 2, 1, 4) }, wrong{Reordered: 1}},
+		"one came before two":        {func(l *ledger) { arrive(l, 2, 0, 1, 4) }, wrong{Reordered: 2}},
 		"lost, doubled and late":     {func(l *ledger) { arrive(l, 2, 2, 0, 4) }, wrong{Lost: 1, Doubled: 1, Reordered: 1}},
 		"one that was never sent":    {func(l *ledger) { arrive(l, 0, 1, 2, 4, 5, -1) }, wrong{Stray: 2}},
 		"one of an earlier load":     {func(l *ledger) { arrive(l, 0, 1, 2, 4); l.got(0, []string{mark{"other", 0, 3}.String()}, 0) }, wrong{Stray: 1}},

@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -128,13 +127,16 @@ func (b *bench) publish(results []*result, stdout io.Writer) error {
 	fmt.Fprintf(stdout, "%s, %d cores, %s, Linux %s, %s, PostgreSQL %s, Dendrite %s, commit %s\n", m.CPU, m.Cores, m.Memory, m.Kernel, m.Go, m.PostgreSQL, m.Dendrite, m.Commit)
 	fmt.Fprintf(stdout, "on all sides: PostgreSQL max_open_conns %d, max_idle_conns %d, log level %s, contents of %d bytes; %s\n\n",
 		e2e.MaxOpenConns, maxIdleConns, logLevel, contentBytes, r.Took)
-	err := errors.Join(writeTable(stdout, results, b.withSynapse), r.write(b.out), drawDelays(b.out, b.curves), drawBacklogs(b.out, b.backlogCosts, b.backlogs))
+	err := writeTable(stdout, results, b.withSynapse)
+	written, writing := r.write(b.out)
+	delays, drawing := drawDelays(b.out, b.curves)
+	costs, drawingCosts := drawBacklogs(b.out, b.backlogCosts, b.backlogs)
 	for _, failure := range b.failures {
 		fmt.Fprintln(stdout, "failed:", failure)
 	}
-	files, _ := filepath.Glob(filepath.Join(b.out, "*"))
+	files := append(append([]string{written}, delays...), costs...)
 	fmt.Fprintf(stdout, "\nwritten: %s\n", strings.Join(files, " "))
-	return err
+	return errors.Join(err, writing, drawing, drawingCosts)
 }
 
 // broken returns an error if a message was lost, doubled or out of order on our side.

@@ -82,8 +82,7 @@ func percentile(sorted []time.Duration, q float64) time.Duration {
 	if len(sorted) == 0 {
 		return 0
 	}
-	// A q of 99.9 has no exact binary form, and must not be pushed to the next rank by it.
-	rank := int(math.Ceil(q*float64(len(sorted))/100 - 1e-9))
+	rank := int(math.Ceil(q * float64(len(sorted)) / 100))
 	return sorted[min(max(rank, 1), len(sorted))-1]
 }
 

@@ -47,8 +47,8 @@ func draw(p *plot.Plot, path string, lines []line) error {
 	return p.Save(plotWidth, plotHeight, path)
 }
 
-// drawDelays draws the delay against the offered rate. A rate that a side did not carry is its last point.
-func drawDelays(dir string, all []*curve) error {
+// drawDelays draws the delay against the offered rate, and returns the files. A rate that a side did not carry is its last point.
+func drawDelays(dir string, all []*curve) (files []string, err error) {
 	byDatabase := map[string][]line{}
 	for _, c := range all {
 		median, p99 := line{name: string(c.Side) + ", median"}, line{name: string(c.Side) + ", p99", dashes: 1}
@@ -62,19 +62,19 @@ func drawDelays(dir string, all []*curve) error {
 		median.colour, p99.colour = colourOf(c.Side), colourOf(c.Side)
 		byDatabase[string(c.Database)] = append(byDatabase[string(c.Database)], median, p99)
 	}
-	var errs []error
 	for db, lines := range byDatabase {
 		p := plot.New()
 		p.Title.Text = fmt.Sprintf("Delay from when a request was due to the message's arrival, %s", db)
 		p.X.Label.Text = "messages offered a second; each line ends at the first rate that was not carried"
 		p.X.Scale, p.X.Tick.Marker = plot.LogScale{}, plot.LogTicks{Prec: -1}
-		errs = append(errs, draw(p, filepath.Join(dir, "delay-"+db+".svg"), lines))
+		files = append(files, filepath.Join(dir, "delay-"+db+".svg"))
+		err = errors.Join(err, draw(p, files[len(files)-1], lines))
 	}
-	return errors.Join(errs...)
+	return files, err
 }
 
-// drawBacklogs draws what requests cost against how many messages wait for the device.
-func drawBacklogs(dir string, all []*backlogCosts, sizes []int) error {
+// drawBacklogs draws what requests cost against how many messages wait for the device, and returns the files.
+func drawBacklogs(dir string, all []*backlogCosts, sizes []int) (files []string, err error) {
 	byDatabase := map[string][]line{}
 	for _, c := range all {
 		put, since, nothing := line{name: string(c.Side) + ", PUT"}, line{name: string(c.Side) + ", /sync", dashes: 1}, line{name: string(c.Side) + ", /sync without a since", dashes: 2}
@@ -96,15 +96,15 @@ func drawBacklogs(dir string, all []*backlogCosts, sizes []int) error {
 	for i, size := range sizes {
 		labels[i] = fmt.Sprint(size)
 	}
-	var errs []error
 	for db, lines := range byDatabase {
 		p := plot.New()
 		p.Title.Text = fmt.Sprintf("Cost of a request against the device's backlog, median, %s", db)
 		p.NominalX(labels...)
 		p.X.Label.Text = "messages waiting"
-		errs = append(errs, draw(p, filepath.Join(dir, "backlog-"+db+".svg"), lines))
+		files = append(files, filepath.Join(dir, "backlog-"+db+".svg"))
+		err = errors.Join(err, draw(p, files[len(files)-1], lines))
 	}
-	return errors.Join(errs...)
+	return files, err
 }
 
 func colourOf(s side) int { return map[side]int{unmodified: 0, ours: 1, synapse: 2}[s] }

@@ -60,10 +60,12 @@ func (b *bench) report(results []*result) report {
 	return r
 }
 
-func (r report) write(dir string) error {
+// write returns the path of the file.
+func (r report) write(dir string) (string, error) {
+	path := filepath.Join(dir, "bench.json")
 	data, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
-		return err
+		return path, err
 	}
-	return os.WriteFile(filepath.Join(dir, "bench.json"), append(data, '\n'), 0o644)
+	return path, os.WriteFile(path, append(data, '\n'), 0o644)
 }

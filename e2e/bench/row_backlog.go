@@ -112,10 +112,10 @@ func (s *stage) newBacklogSide(ctx context.Context, of *server) (*backlogSide, e
 	return p, err
 }
 
-// grow lets the backlog grow to a size, and measures. What is sent to measure is within the size.
+// grow lets the backlog grow to a size, and measures. What is sent to measure makes it a little larger, and counts towards the next size.
 func (p *backlogSide) grow(ctx context.Context, b *bench, of *server, size int) error {
 	start := time.Now()
-	n, err := p.big.fill(ctx, b, max(0, size-p.waiting-backlogRounds), b.fillWithin)
+	n, err := p.big.fill(ctx, b, max(0, size-p.waiting), b.fillWithin)
 	if err != nil {
 		return err
 	}
@@ -137,22 +137,23 @@ func (p *backlogSide) grow(ctx context.Context, b *bench, of *server, size int) 
 		ask(big, big.since, &token)
 		ask(few, "", &fewNothing)
 		ask(big, "", &nothing)
-		if err == nil && size > 0 {
-			data := request(&body, p.big.book.next(0), p.big.names)
-			sent := time.Now()
-			err = p.big.put(ctx, 0, data)
-			put = append(put, time.Since(sent))
-			p.waiting++
-		}
+	}
+	waiting := p.waiting
+	for round := 0; round < backlogRounds && err == nil; round++ {
+		data := request(&body, p.big.book.next(0), p.big.names)
+		sent := time.Now()
+		err = p.big.put(ctx, 0, data)
+		put = append(put, time.Since(sent))
+		p.waiting++
 	}
 	if err != nil {
 		return err
 	}
 	cost := backlogCost{
-		p.waiting, newSpread(put), newSpread(token), newSpread(nothing), newSpread(fewToken), newSpread(fewNothing),
+		waiting, newSpread(put), newSpread(token), newSpread(nothing), newSpread(fewToken), newSpread(fewNothing),
 	}
 	p.costs.Steps = append(p.costs.Steps, cost)
 	b.progress.say("%d waiting (%d more stored in %s): PUT %.2f ms; first /sync %.2f ms, without a since %.2f ms; with 100 waiting %.2f ms, %.2f ms",
-		p.waiting, n, took.Round(time.Millisecond), cost.Put.P50, cost.FromToken.P50, cost.FromNothing.P50, cost.FewFromToken.P50, cost.FewFromNothing.P50)
+		waiting, n, took.Round(time.Millisecond), cost.Put.P50, cost.FromToken.P50, cost.FromNothing.P50, cost.FewFromToken.P50, cost.FewFromNothing.P50)
 	return wait()
 }
