@@ -178,7 +178,8 @@ func TestLoadKeepsItsWindow(t *testing.T) {
 func TestLoadToManyDevices(t *testing.T) {
 	f := newFakeServer(t)
 	l := &load{
-		senders: f.devices(t, "S", 2), receivers: f.devices(t, "R", 5), devices: 5, length: 100 * time.Millisecond, patience: time.Minute,
+		senders: f.devices(t, "S", 2), receivers: f.devices(t, "R", 5), devices: 5,
+		warmUp: 20 * time.Millisecond, length: 100 * time.Millisecond, patience: time.Minute,
 	}
 	out, err := l.run(t.Context())
 	if err != nil {
@@ -188,8 +189,8 @@ func TestLoadToManyDevices(t *testing.T) {
 	for _, queue := range f.queues {
 		counts[len(queue)] = true
 	}
-	if len(f.queues) != 5 || len(counts) != 1 || out.Wrong.total() != 0 {
-		t.Errorf("want as many messages for each of 5 devices, got %v, %+v", counts, out.Wrong)
+	if len(f.queues) != 5 || len(counts) != 1 || out.Wrong.total() != 0 || out.FromDue.Count == 0 {
+		t.Errorf("want as many messages for each of 5 devices, and the delays of those after the start; got %v, %+v", counts, out)
 	}
 }
 
@@ -220,8 +221,9 @@ func TestRefusedRequestsAreCounted(t *testing.T) {
 		f.ServeHTTP(w, r)
 	}))
 	t.Cleanup(refusing.Close)
+	f.queues["R0"] = []json.RawMessage{[]byte(`{"content":{"m":"of.0.0"}}`)} // from before the load, of which it is no part
 	l := &load{
-		senders: f.devices(t, "S", 1), receivers: f.devices(t, "R", 1), devices: 1, rate: 100, length: 100 * time.Millisecond, patience: time.Minute,
+		senders: f.devices(t, "S", 2), receivers: f.devices(t, "R", 1), devices: 1, rate: 100, length: 100 * time.Millisecond, patience: time.Minute,
 	}
 	l.senders[0].server = newHomeserver(refusing.URL, newTransport())
 	out, err := l.run(t.Context())
