@@ -92,7 +92,7 @@ func (f *fakeServer) put(w http.ResponseWriter, r *http.Request) {
 	}
 	close(f.arrived)
 	f.arrived = make(chan struct{})
-	fmt.Fprint(w, `{}`)
+	fmt.Fprintln(w, `{}`)
 }
 
 func mustJSON(v any) string {

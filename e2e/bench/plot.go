@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	plotWidth  = 22 * vg.Centimeter
-	plotHeight = 14 * vg.Centimeter
+	plotWidth  = 620 * vg.Length(1) // points
+	plotHeight = 400 * vg.Length(1)
 	// A logarithmic axis has no place for 0.
 	leastPlotted = 0.01 // ms
 )
@@ -39,7 +39,7 @@ func draw(p *plot.Plot, path string, lines []line) error {
 		if err != nil {
 			return err
 		}
-		curve.Color, marks.Color = plotutil.Color(l.colour), plotutil.Color(l.colour)
+		curve.Color, marks.Color = plotutil.Color(l.colour), plotutil.Color(l.colour) //nolint:misspell // the library's names
 		curve.Dashes, marks.Shape = plotutil.Dashes(l.dashes), plotutil.Shape(l.dashes)
 		p.Add(curve, marks)
 		p.Legend.Add(l.name, curve, marks)

@@ -112,9 +112,15 @@ func (f *figure) add(v float64) {
 	f.Value = median(f.Rounds)
 }
 
+// addDetail takes what else was measured in a round.
+func (f *figure) addDetail(v any) {
+	all, _ := f.Details.([]any)
+	all = append(all, v)
+	f.Details = all
+}
+
 // addOutcome takes what a load found, beside its value.
 func (f *figure) addOutcome(o *outcome) {
 	f.Wrong, f.Refused = f.Wrong.plus(o.Wrong), f.Refused+o.Refused
-	details, _ := f.Details.([]*outcome)
-	f.Details = append(details, o)
+	f.addDetail(o)
 }

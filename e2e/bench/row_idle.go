@@ -27,8 +27,7 @@ func measureIdle(ctx context.Context, s *stage) ([]*result, error) {
 		s.b.progress.say("%.0f/s, median %.2f ms, p99 %.2f ms", rate, answers.P50, answers.P99)
 		f := found.of(of.side)
 		f.add(rate)
-		details, _ := f.Details.([]spread)
-		f.Details = append(details, answers)
+		f.addDetail(answers)
 		return nil
 	})
 	return []*result{{

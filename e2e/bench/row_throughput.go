@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"time"
 )
 
@@ -64,8 +65,7 @@ func (b *bench) runLoad(ctx context.Context, name string, l *load, servers ...*s
 	out, err := l.run(ctx)
 	if err != nil {
 		cancel()
-		<-profiled
-		return nil, err
+		return nil, errors.Join(err, <-profiled)
 	}
 	b.progress.say("%.0f/s delivered; from the 200 to the arrival %.1f ms, p99 %.1f ms; %d wrong, %d refused; all arrived %s after the last request",
 		out.Delivered, out.Delay.P50, out.Delay.P99, out.Wrong.total(), out.Refused,

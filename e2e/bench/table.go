@@ -10,9 +10,9 @@ import (
 // Where there is a Synapse it has two columns more.
 func writeTable(to io.Writer, results []*result, withSynapse bool) error {
 	w := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
-	fmt.Fprint(w, "database\trow\tunit\tunmodified\tours\tratio\ttarget\tmet\twrong (unmodified, ours)")
+	fmt.Fprintf(w, "database\trow\tunit\tunmodified\tours\tratio\ttarget\tmet\twrong (unmodified, ours)")
 	if withSynapse {
-		fmt.Fprint(w, "\tsynapse\tratio to it\twrong there")
+		fmt.Fprintf(w, "\tsynapse\tratio to it\twrong there")
 	}
 	fmt.Fprintln(w)
 	for _, r := range results {
