@@ -24,13 +24,14 @@ func (f *Federation) parse(origin string, raw json.RawMessage) (m writer.Message
 	if len(raw) > f.MaxEDUBytes {
 		return m, EDUTooLarge
 	}
-	fields, ok := wire.Object(raw)
-	if !ok || !utf8.Valid(raw) {
+	value, _ := wire.Parse(raw)
+	fields, ok := value.Object()
+	if !ok {
 		return m, EDUMalformed
 	}
 	messageID, noMessageID := parseMessageID(fields)
 	m.Traced.EDUID = messageID
-	sender, _ := wire.String(fields["sender"])
+	sender, _ := fields["sender"].String()
 	server, valid := wire.ServerOf(sender)
 	if !valid {
 		return m, EDUMalformed
@@ -39,7 +40,7 @@ func (f *Federation) parse(origin string, raw json.RawMessage) (m writer.Message
 	if server != origin || f.IsLocal(server) { // no other server speaks for this one's users
 		return m, EDUSpoofed
 	}
-	eventType, _ := wire.String(fields["type"])
+	eventType, _ := fields["type"].String()
 	if eventType == "" || len(eventType) > maxTypeBytes || strings.ContainsRune(eventType, 0) {
 		return m, EDUMalformed
 	}
@@ -60,12 +61,12 @@ func (f *Federation) parse(origin string, raw json.RawMessage) (m writer.Message
 	return m, ""
 }
 
-func parseMessageID(fields map[string]json.RawMessage) (messageID, outcome string) {
+func parseMessageID(fields map[string]wire.Valid) (messageID, outcome string) {
 	raw, there := fields["message_id"]
 	if !there {
 		return "", EDUWithoutMessageID
 	}
-	messageID, ok := wire.String(raw)
+	messageID, ok := raw.String()
 	switch {
 	case !ok || utf8.RuneCountInString(messageID) > maxMessageIDRunes || strings.ContainsRune(messageID, 0):
 		return "", EDUMalformed
@@ -76,15 +77,15 @@ func parseMessageID(fields map[string]json.RawMessage) (messageID, outcome strin
 }
 
 // parseMessages adds the targets.
-func (f *Federation) parseMessages(m *writer.Message, raw json.RawMessage) (outcome string) {
-	users, ok := wire.Object(raw)
+func (f *Federation) parseMessages(m *writer.Message, messages wire.Valid) (outcome string) {
+	users, ok := messages.Object()
 	if !ok {
 		return EDUMalformed
 	}
 	var targets []devices.Target
 	named := 0
 	for userID, part := range users {
-		contents, ok := wire.Object(part)
+		contents, ok := part.Object()
 		if !ok {
 			return EDUMalformed
 		}
@@ -93,8 +94,9 @@ func (f *Federation) parseMessages(m *writer.Message, raw json.RawMessage) (outc
 		}
 		server, valid := wire.ServerOf(userID)
 		ours := valid && f.IsLocal(server)
-		for deviceID, content := range contents {
-			if !wire.IsObject(content) || types.Depth(content) > types.MaxContentDepth {
+		for deviceID, value := range contents {
+			content := []byte(value)
+			if content[0] != '{' || types.Depth(content) > types.MaxContentDepth {
 				return EDUMalformed
 			}
 			target := devices.Target{Device: types.Device{UserID: userID, DeviceID: deviceID}, Content: content}

@@ -115,8 +115,9 @@ func (k *KeyRequests) Check(sender, eventType string, content json.RawMessage) {
 
 // requestingDevice returns the device that a key request says it comes from; its ID is empty if it says nothing.
 func requestingDevice(sender string, content json.RawMessage) types.Device {
-	fields, _ := wire.Object(content)
-	deviceID, _ := wire.String(fields["requesting_device_id"])
+	value, _ := wire.Parse(content)
+	fields, _ := value.Object()
+	deviceID, _ := fields["requesting_device_id"].String()
 	return types.Device{UserID: sender, DeviceID: deviceID}
 }
 

@@ -32,33 +32,47 @@ func splitTransaction(request *fclient.FederationRequest) (toDevice []json.RawMe
 	if err != nil || len(host.PDUs) > maxPDUs || len(host.EDUs) > maxEDUs || !slices.ContainsFunc(host.EDUs, isToDevice) {
 		return nil, request, nil
 	}
-	fields, _ := wire.Object(request.Content())
-	var edus []json.RawMessage
-	if raw, ok := fields["edus"]; ok {
-		if err = json.Unmarshal(raw, &edus); err != nil {
-			return nil, nil, err
-		}
-	}
-	others := []json.RawMessage{}
-	for _, raw := range edus {
-		var edu gomatrixserverlib.EDU
-		if err = json.Unmarshal(raw, &edu); err != nil {
-			return nil, nil, err
-		}
-		if isToDevice(edu) {
-			toDevice = append(toDevice, json.RawMessage(edu.Content))
-		} else {
-			others = append(others, raw)
-		}
+	fields, _ := wire.Valid(request.Content()).Object() // JSON, as the decoder has found
+	toDevice, others, err := splitEDUs([]byte(fields["edus"]))
+	if err != nil {
+		return nil, nil, err
 	}
 	content := map[string]any{"edus": others}
 	for key, value := range fields {
 		if !strings.EqualFold(key, "edus") {
-			content[key] = value
+			content[key] = json.RawMessage(value)
 		}
 	}
 	without := fclient.NewFederationRequest(request.Method(), request.Origin(), request.Destination(), request.RequestURI())
 	return toDevice, &without, without.SetContent(content)
 }
 
+// splitEDUs returns the contents of the m.direct_to_device EDUs in a list, and the other EDUs as they came.
+func splitEDUs(list []byte) (toDevice, others []json.RawMessage, err error) {
+	others = []json.RawMessage{}
+	if len(list) == 0 {
+		return nil, others, nil
+	}
+	var edus []gomatrixserverlib.EDU
+	if err = json.Unmarshal(list, &edus); err != nil {
+		return nil, nil, err
+	}
+	var raws []json.RawMessage
+	if slices.ContainsFunc(edus, isOther) {
+		if err = json.Unmarshal(list, &raws); err != nil {
+			return nil, nil, err
+		}
+	}
+	for i, edu := range edus {
+		if isToDevice(edu) {
+			toDevice = append(toDevice, json.RawMessage(edu.Content))
+		} else {
+			others = append(others, raws[i])
+		}
+	}
+	return toDevice, others, nil
+}
+
 func isToDevice(edu gomatrixserverlib.EDU) bool { return edu.Type == spec.MDirectToDevice }
+
+func isOther(edu gomatrixserverlib.EDU) bool { return !isToDevice(edu) }

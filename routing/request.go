@@ -1,7 +1,6 @@
 package routing
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -55,13 +54,15 @@ func readBody(req *http.Request, limit int) ([]byte, *util.JSONResponse) {
 
 // parseBody returns the targets that a request's body names, whoever they are.
 func parseBody(body []byte, limits Limits) ([]devices.Target, *util.JSONResponse) {
-	if !json.Valid(body) {
+	value, ok := wire.Parse(body)
+	switch {
+	case ok:
+	case utf8.Valid(body):
 		return nil, matrixError(http.StatusBadRequest, spec.ErrorNotJSON, "The request body is not JSON.")
-	}
-	if !utf8.Valid(body) {
+	default:
 		return nil, invalidParam("The request body is not valid UTF-8.")
 	}
-	request, ok := wire.Object(body)
+	request, ok := value.Object()
 	if !ok {
 		return nil, badJSON("The request body must be a JSON object.")
 	}
@@ -69,17 +70,18 @@ func parseBody(body []byte, limits Limits) ([]devices.Target, *util.JSONResponse
 	if !ok {
 		return nil, matrixError(http.StatusBadRequest, spec.ErrorMissingParam, "The request body has no \"messages\".")
 	}
-	users, ok := wire.Object(messages)
+	users, ok := messages.Object()
 	if !ok {
 		return nil, badJSON("\"messages\" must be an object from user IDs to objects.")
 	}
-	var targets []devices.Target
+	targets := make([]devices.Target, 0, min(len(users), maxRecipients))
 	for userID, part := range users {
-		contents, ok := wire.Object(part)
+		contents, ok := part.Object()
 		if !ok {
 			return nil, badJSON(fmt.Sprintf("messages[%q] must be an object from device IDs to contents.", quote(userID)))
 		}
-		for deviceID, content := range contents {
+		for deviceID, value := range contents {
+			content := []byte(value)
 			if res := checkContent(userID, deviceID, content, limits.MessageBytes); res != nil {
 				return nil, res
 			}
@@ -92,8 +94,8 @@ func parseBody(body []byte, limits Limits) ([]devices.Target, *util.JSONResponse
 	return targets, nil
 }
 
-func checkContent(userID, deviceID string, content json.RawMessage, limit int) *util.JSONResponse {
-	if !wire.IsObject(content) {
+func checkContent(userID, deviceID string, content []byte, limit int) *util.JSONResponse {
+	if content[0] != '{' {
 		return badJSON(fmt.Sprintf("messages[%q][%q] must be an object.", quote(userID), quote(deviceID)))
 	}
 	if depth := types.Depth(content); depth > types.MaxContentDepth {

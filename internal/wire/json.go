@@ -2,33 +2,50 @@
 package wire
 
 import (
-	"bytes"
 	"encoding/json"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/tidwall/gjson"
 )
 
-// Object decodes a JSON object, whose keys are matched exactly, unlike those of a struct. It returns false
-// for anything else.
-func Object(raw []byte) (map[string]json.RawMessage, bool) {
-	if !IsObject(raw) {
-		return nil, false
-	}
-	var fields map[string]json.RawMessage
-	return fields, json.Unmarshal(raw, &fields) == nil
-}
+// Valid is JSON in UTF-8, or empty for none at all. It is made by Parse and is not checked again.
+type Valid string
 
-// IsObject reports whether valid JSON is an object.
-func IsObject(raw []byte) bool { return startsWith(raw, '{') }
-
-// String decodes a JSON string. It returns false for anything else, such as null or nothing at all.
-func String(raw []byte) (string, bool) {
-	if !startsWith(raw, '"') {
+// Parse returns false for what is no JSON in UTF-8.
+func Parse(raw []byte) (Valid, bool) {
+	if !json.Valid(raw) || !utf8.Valid(raw) {
 		return "", false
 	}
-	var text string
-	return text, json.Unmarshal(raw, &text) == nil
+	return Valid(raw), true
 }
 
-func startsWith(raw []byte, c byte) bool {
-	trimmed := bytes.TrimLeft(raw, " \t\r\n")
-	return len(trimmed) > 0 && trimmed[0] == c
+// Object returns the members of a JSON object by their keys, which are matched exactly, unlike those of a struct: of several with
+// one key the last. It returns false for anything else.
+func (v Valid) Object() (map[string]Valid, bool) {
+	object := gjson.Parse(string(v))
+	if !object.IsObject() {
+		return nil, false
+	}
+	members := make(map[string]Valid)
+	object.ForEach(func(key, member gjson.Result) bool {
+		members[text(key)] = Valid(member.Raw)
+		return true
+	})
+	return members, true
+}
+
+// String returns what a JSON string says. It returns false for anything else, such as null.
+func (v Valid) String() (string, bool) {
+	value := gjson.Parse(string(v))
+	return text(value), value.Type == gjson.String
+}
+
+func text(s gjson.Result) string {
+	if !strings.Contains(s.Raw, `\`) {
+		return s.Str
+	}
+	var decoded string
+	_ = json.Unmarshal([]byte(s.Raw), &decoded) // takes half a surrogate pair for what the host takes it for
+	return decoded
 }

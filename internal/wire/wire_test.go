@@ -1,33 +1,83 @@
 package wire
 
 import (
+	"encoding/json"
+	"maps"
 	"strings"
 	"testing"
+	"unicode/utf8"
 )
 
-func TestObject(t *testing.T) {
-	for _, raw := range []string{``, ` `, `null`, `[]`, `"{}"`, `1`, `{`, `{} {}`, `{"a":01}`, "\v{}"} {
-		if fields, ok := Object([]byte(raw)); ok {
-			t.Errorf("%q is taken for the object %v", raw, fields)
+func parse(raw string) Valid {
+	value, _ := Parse([]byte(raw))
+	return value
+}
+
+func TestParse(t *testing.T) {
+	for _, raw := range []string{``, ` `, `{`, `{} {}`, `{"a":01}`, "\v{}", "\"\xff\"", `"\x"`, "\"\n\"", `nul`, strings.Repeat("[", 1<<20)} {
+		if value, ok := Parse([]byte(raw)); ok || value != "" {
+			t.Errorf("%.20q is taken for JSON: %.20q", raw, value)
 		}
 	}
-	fields, ok := Object([]byte(" \t\r\n{\"a\" : 1,\"A\":2,\"b\":{ },\"b\":[ ]}\n"))
-	if !ok || len(fields) != 3 || string(fields["a"]) != "1" || string(fields["A"]) != "2" || string(fields["b"]) != "[ ]" {
-		t.Errorf("decoded was %s, %v", fields, ok)
+}
+
+func TestObject(t *testing.T) {
+	for _, raw := range []string{``, `null`, `[]`, `"{}"`, `1`, `[{}]`, `true`} {
+		if members, ok := parse(raw).Object(); ok {
+			t.Errorf("%q is taken for the object %v", raw, members)
+		}
+	}
+	members, ok := parse(" \t\r\n{\"a\" : 1,\"A\":2,\"b\":{ },\"b\" : [ ] , \"\":\"\\\"\"}\n").Object()
+	want := map[string]Valid{"a": "1", "A": "2", "b": "[ ]", "": `"\""`}
+	if !ok || !maps.Equal(members, want) {
+		t.Errorf("decoded was %q, %v, want %q", members, ok, want)
 	}
 }
 
 func TestString(t *testing.T) {
 	for _, raw := range []string{``, `null`, `1`, `{}`, `["a"]`, `"a`, `"a" "b"`, `'a'`, `true`} {
-		if text, ok := String([]byte(raw)); ok {
+		if text, ok := parse(raw).String(); ok {
 			t.Errorf("%q is taken for the string %q", raw, text)
 		}
 	}
 	for raw, want := range map[string]string{`""`: "", "\t\"a\"\n": "a", `"\u0000\ud83d\ude00"`: "\x00\U0001F600", `"null"`: "null"} {
-		if text, ok := String([]byte(raw)); !ok || text != want {
+		if text, ok := parse(raw).String(); !ok || text != want {
 			t.Errorf("%s became %q, %v", raw, text, ok)
 		}
 	}
+}
+
+// FuzzObject has each object taken for what the host's decoder takes it for.
+func FuzzObject(f *testing.F) {
+	for _, raw := range []string{`{"a":{"b":[1,"x"]},"\ud800":1,"\udc00\ud800":"\ud83d","\/":null,"A":-0.1e5,"a":false}`, ` { } `, `"\u00e9\ufffd"`, `{"":{"":{}}}`} {
+		f.Add([]byte(raw))
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		value, valid := Parse(raw)
+		if valid != (json.Valid(raw) && utf8.Valid(raw)) {
+			t.Fatalf("valid: %v", valid)
+		}
+		var want map[string]json.RawMessage
+		isObject := valid && json.Unmarshal(raw, &want) == nil && want != nil
+		members, ok := value.Object()
+		if ok != isObject || len(members) != len(want) {
+			t.Fatalf("decoded was %q, %v, want %q, %v", members, ok, want, isObject)
+		}
+		for key, member := range want {
+			if got, there := members[key]; !there || string(got) != string(member) {
+				t.Fatalf("%q: decoded was %q, %v, want %q", key, got, there, member)
+			}
+		}
+		var wantText any
+		isString := valid && json.Unmarshal(raw, &wantText) == nil
+		if isString {
+			_, isString = wantText.(string)
+		}
+		text, ok := value.String()
+		if ok != isString || ok && text != wantText {
+			t.Fatalf("decoded was %q, %v, want %q, %v", text, ok, wantText, isString)
+		}
+	})
 }
 
 func TestServerOf(t *testing.T) {
