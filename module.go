@@ -115,7 +115,8 @@ func New(config Config, host Host, registerer prometheus.Registerer, log *logrus
 		Messages: config.Limits.QueueMessages, Bytes: int64(config.Limits.QueueBytes), Age: config.Limits.QueueAge,
 	}, log)
 	m.reader = &streams.Reader{
-		Store: store, Acknowledgements: m.acknowledger, Published: m.writer.Published, Limit: config.SyncLimit, Trace: steps,
+		Store: store, Acknowledgements: m.acknowledger, Published: m.writer.Published, Limit: config.SyncLimit,
+		Trace: steps,
 	}
 	keyRequestRate, err := limiter.New[types.Device](float64(config.Limits.KeyRequestsPerSecond), config.Limits.KeyRequestsBurst)
 	if err != nil {

@@ -14,7 +14,13 @@ import (
 // syncDatabase is the sync API's database with the queues taken out of it.
 type syncDatabase struct {
 	syncstorage.Database
-	module *todevicemodule.Module
+	module  *todevicemodule.Module
+	ignored *ignoredSenders
+}
+
+// UpdateIgnoresForUser is called by the consumer of account data.
+func (d *syncDatabase) UpdateIgnoresForUser(ctx context.Context, userID string, ignores *synctypes.IgnoredUsers) error {
+	return d.ignored.change(userID, func() error { return d.Database.UpdateIgnoresForUser(ctx, userID, ignores) })
 }
 
 // CleanSendToDeviceUpdates is called by the host's RequestPool with the position of the client's

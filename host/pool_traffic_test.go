@@ -174,9 +174,9 @@ func (t *traffic) aboutEvent(device *userapitypes.Device, room, method, path str
 // typesForAMoment returns when the host has taken back that the device's user is typing.
 func (t *traffic) typesForAMoment(device *userapitypes.Device, room string) {
 	path := "/rooms/" + url.PathEscape(room) + "/typing/" + url.PathEscape(device.UserID)
-	// A moment that has passed before the host hears of it changes nothing, and what lasts longer would be waited for.
+	// What lasts longer would be waited for. Of a moment that is almost over when the host hears of it, it may miss the end.
 	t.call(device, "PUT", path, object{"typing": false})
-	t.call(device, "PUT", path, object{"typing": true, "timeout": 20})
+	t.call(device, "PUT", path, object{"typing": true, "timeout": 200})
 	t.settle()
 	for slices.Contains(t.sync.typing.GetTypingUsers(room), device.UserID) {
 		time.Sleep(time.Millisecond)

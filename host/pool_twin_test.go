@@ -61,11 +61,29 @@ func (m *monolith) newTwin() *twin {
 	}
 	api := *m.sync
 	api.db = &syncDatabase{Database: db, module: m.module} // on SQLite the host's providers can be made once for each
+	providers := m.newStreams(&m.Monolith, &api, &lazyLoaded{users: map[string]string{}})
+	providers.SendToDeviceStreamProvider = forgetfulProvider{&provider{module: m.module}}
 	return &twin{
 		db:        &countingDatabase{Database: api.db, polled: func() {}},
-		providers: m.newStreams(&m.Monolith, &api, &lazyLoaded{users: map[string]string{}}),
+		providers: providers,
 		presence:  &presences{},
 	}
+}
+
+// forgetfulProvider reads the ignored users each time, as nobody tells the twin of their changes.
+type forgetfulProvider struct{ *provider }
+
+func (p forgetfulProvider) CompleteSync(ctx context.Context, snapshot syncstorage.DatabaseTransaction, req *synctypes.SyncRequest) synctypes.StreamPosition {
+	return p.IncrementalSync(ctx, snapshot, req, 0, p.LatestPosition(ctx))
+}
+
+func (p forgetfulProvider) IncrementalSync(ctx context.Context, snapshot syncstorage.DatabaseTransaction, req *synctypes.SyncRequest, from, to synctypes.StreamPosition) synctypes.StreamPosition {
+	ignored, err := newIgnoredSenders()
+	if err != nil {
+		failSync(ctx, err)
+		return from
+	}
+	return (&provider{module: p.module, ignored: ignored}).IncrementalSync(ctx, snapshot, req, from, to)
 }
 
 func (m *monolith) twinPool(t *twin, db syncstorage.Database, providers *streams.Streams) *hostsync.RequestPool {

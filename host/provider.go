@@ -2,21 +2,19 @@ package host
 
 import (
 	"context"
-	"database/sql"
-	"errors"
 
 	"github.com/matrix-org/dendrite/syncapi/storage"
 	synctypes "github.com/matrix-org/dendrite/syncapi/types"
 	"github.com/matrix-org/gomatrixserverlib"
 
 	"github.com/matrix-org/dendrite/todevicemodule"
-	"github.com/matrix-org/dendrite/todevicemodule/streams"
 	"github.com/matrix-org/dendrite/todevicemodule/types"
 )
 
 // provider takes the place of the host's SendToDeviceStreamProvider.
 type provider struct {
-	module *todevicemodule.Module
+	module  *todevicemodule.Module
+	ignored *ignoredSenders
 }
 
 // Setup does nothing: the module's own start has found the latest position.
@@ -38,7 +36,9 @@ func (p *provider) CompleteSync(ctx context.Context, snapshot storage.DatabaseTr
 // IncrementalSync fills in the messages after from, up to and including to.
 func (p *provider) IncrementalSync(ctx context.Context, snapshot storage.DatabaseTransaction, req *synctypes.SyncRequest, from, to synctypes.StreamPosition) synctypes.StreamPosition {
 	device := types.Device{UserID: req.Device.UserID, DeviceID: req.Device.ID}
-	messages, next, err := p.module.ReadForSync(ctx, device, types.Position(from), types.Position(to), ignoredSenders(snapshot, req))
+	messages, next, err := p.module.ReadForSync(ctx, device, types.Position(from), types.Position(to), func(ctx context.Context) ([]string, error) {
+		return p.ignored.of(ctx, req.Device.UserID, snapshot)
+	})
 	if err != nil {
 		failSync(ctx, err)
 		return from
@@ -52,23 +52,4 @@ func (p *provider) IncrementalSync(ctx context.Context, snapshot storage.Databas
 		})
 	}
 	return synctypes.StreamPosition(next)
-}
-
-// ignoredSenders reads the receiver's m.ignored_user_list as the sync API keeps it. The host's PDU
-// stream reads it too, but only for some requests.
-func ignoredSenders(snapshot storage.DatabaseTransaction, req *synctypes.SyncRequest) streams.IgnoredSenders {
-	return func(ctx context.Context) ([]string, error) {
-		ignores, err := snapshot.IgnoresForUser(ctx, req.Device.UserID)
-		if errors.Is(err, sql.ErrNoRows) {
-			return nil, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-		senders := make([]string, 0, len(ignores.List))
-		for userID := range ignores.List {
-			senders = append(senders, userID)
-		}
-		return senders, nil
-	}
 }

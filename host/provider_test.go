@@ -44,8 +44,8 @@ func waiting() []types.Message {
 }
 
 func TestProviderFillsIn(t *testing.T) {
-	p := &provider{module: newTestHost(t, &fakeStore{messages: waiting()}).module}
-	if got := p.LatestPosition(t.Context()); got != synctypes.StreamPosition(testPublished) {
+	d := newTestHost(t, &fakeStore{messages: waiting()})
+	if got := newTestProvider(t, d).LatestPosition(t.Context()); got != synctypes.StreamPosition(testPublished) {
 		t.Errorf("the latest position is %d", got)
 	}
 	for name, ignored := range map[string]ignoreList{
@@ -58,7 +58,7 @@ func TestProviderFillsIn(t *testing.T) {
 			req := syncRequest()
 			ctx, failed := withSyncFailure(t.Context())
 			defer failed.cancel()
-			if next := p.CompleteSync(ctx, ignored, req); next != synctypes.StreamPosition(testPublished) {
+			if next := newTestProvider(t, d).CompleteSync(ctx, ignored, req); next != synctypes.StreamPosition(testPublished) {
 				t.Errorf("the next position is %d", next)
 			}
 			want := []string{`{"sender":"@alice:x","type":"m.a","content":{"z":1,"a":12345678901234567890}}`}
@@ -88,9 +88,18 @@ func events(t *testing.T, req *synctypes.SyncRequest) []string {
 	return all
 }
 
+func newTestProvider(t *testing.T, d *Dendrite) *provider {
+	t.Helper()
+	ignored, err := newIgnoredSenders()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &provider{module: d.module, ignored: ignored}
+}
+
 func TestProviderReadsFromATokenOfTheFuture(t *testing.T) {
 	d := newTestHost(t, &fakeStore{messages: waiting()})
-	p := &provider{module: d.module}
+	p := newTestProvider(t, d)
 	req := syncRequest()
 	from := synctypes.StreamPosition(d.module.SinceForSync(testPublished + 1))
 	next := p.IncrementalSync(t.Context(), ignoreList{err: sql.ErrNoRows}, req, from, synctypes.StreamPosition(testPublished))
@@ -110,7 +119,7 @@ func TestFailedReadFailsTheSync(t *testing.T) {
 		"the ignored users": {&fakeStore{messages: waiting()}, ignoreList{err: away}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := &provider{module: newTestHost(t, test.store).module}
+			p := newTestProvider(t, newTestHost(t, test.store))
 			req := syncRequest()
 			ctx, failed := withSyncFailure(t.Context())
 			next := p.IncrementalSync(ctx, test.snapshot, req, 5, synctypes.StreamPosition(testPublished))

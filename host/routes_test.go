@@ -144,7 +144,7 @@ func TestOnlyWhatIsInAResponseIsHandedOver(t *testing.T) {
 			d := newTestHost(t, &fakeStore{messages: waiting()})
 			req := httptest.NewRequest(http.MethodGet, "/sync?since=s1", nil)
 			device := &userapi.Device{UserID: "@bob:x", ID: "PHONE"}
-			if res := d.serveSync(req, device, poolThatReads{&provider{module: d.module}, test.err}); res.Code != test.code {
+			if res := d.serveSync(req, device, poolThatReads{newTestProvider(t, d), test.err}); res.Code != test.code {
 				t.Errorf("it is answered with %d %v", res.Code, res.JSON)
 			}
 			if got := steps(t, d, "user_id=@bob:x&device_id=PHONE"); len(got) != test.want || slices.ContainsFunc(got, func(step string) bool { return step != "handed_over" }) {

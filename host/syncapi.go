@@ -119,8 +119,12 @@ func (d *Dendrite) newSyncAPI(m *setup.Monolith, processContext *process.Process
 	if err != nil {
 		return nil, fmt.Errorf("connecting to the sync API's database: %w", err)
 	}
+	ignored, err := newIgnoredSenders()
+	if err != nil {
+		return nil, err
+	}
 	api := &syncAPI{
-		db:       &syncDatabase{Database: db, module: d.module},
+		db:       &syncDatabase{Database: db, module: d.module, ignored: ignored},
 		typing:   caching.NewTypingCache(),
 		notifier: notifier.NewNotifier(m.RoomserverAPI),
 	}
@@ -135,7 +139,7 @@ func (d *Dendrite) newSyncAPI(m *setup.Monolith, processContext *process.Process
 // newStreams returns the host's stream providers, with that of send-to-device messages replaced.
 func (d *Dendrite) newStreams(m *setup.Monolith, api *syncAPI, caches caching.LazyLoadCache) *streams.Streams {
 	providers := streams.NewSyncStreamProviders(api.db, m.UserAPI, m.RoomserverAPI, api.typing, caches, api.notifier)
-	providers.SendToDeviceStreamProvider = &provider{module: d.module}
+	providers.SendToDeviceStreamProvider = &provider{module: d.module, ignored: api.db.ignored}
 	return providers
 }
 

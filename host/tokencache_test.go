@@ -127,7 +127,7 @@ func TestLookUpsOfRequests(t *testing.T) {
 	d, _ := tokenHost(t, a)
 	router := mux.NewRouter().UseEncodedPath()
 	d.addSendToDeviceRoute(router)
-	d.addSyncRoute(router, answeringPool{})
+	d.handleSync(newSyncRoute(router), answeringPool{})
 	d.addAdminRoutes(router)
 	want := func(n, status int, method, path string) {
 		t.Helper()

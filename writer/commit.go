@@ -72,28 +72,23 @@ func (w *Writer) sleep(pause time.Duration) bool {
 // the reason. Hardly ever is a transaction stored before, so which are is asked only once a commit has failed, or where a request
 // is stale: what was stored is answered so, whatever became of its devices.
 func (w *Writer) attempt(requests []*request) ([]*request, error) {
-	if len(requests) == 0 {
-		return nil, nil
-	}
-	if !slices.ContainsFunc(requests, (*request).doubtful) {
-		return w.store(requests, nil)
-	}
 	w.dropNotes() // of an attempt that failed
+	if !slices.ContainsFunc(requests, (*request).doubtful) {
+		return w.store(w.answerStored(requests, nil), nil) // a request without parts has nothing to store
+	}
 	stored, err := w.stored(requests)
 	if err != nil {
 		w.observeFailure(len(requests), err)
 		return w.failed(requests, err)
 	}
-	requests = answerStale(w.answerStored(requests, stored))
-	if len(requests) == 0 {
-		return nil, nil
-	}
-	return w.store(requests, stored)
+	return w.store(answerStale(w.answerStored(requests, stored)), stored)
 }
 
 // store commits what is not among those stored, and returns what attempt does.
 func (w *Writer) store(requests []*request, stored map[types.TransactionKey]struct{}) ([]*request, error) {
-	w.dropNotes()
+	if len(requests) == 0 {
+		return nil, nil
+	}
 	batch := w.newBatch(requests, stored)
 	err := w.commit(requests, batch)
 	if err == nil {

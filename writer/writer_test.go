@@ -445,6 +445,17 @@ func TestOnlyRepetitionsAreLookedUp(t *testing.T) {
 	})
 }
 
+// Whoever only waits for what was submitted before does not have the database write.
+func TestNothingIsCommittedForNothing(t *testing.T) {
+	testdb.Each(t, func(t *testing.T, open testdb.Open) {
+		f := start(t, open, nil)
+		before := f.Published()
+		if err := f.Submit(f.ctx, writer.Submission{}); err != nil || f.Published() != before {
+			t.Errorf("position %d after %d: %v", f.Published(), before, err)
+		}
+	})
+}
+
 // The clock may step back, and a position is never handed out twice or out of order.
 func TestPositionsNeverGoBack(t *testing.T) {
 	testdb.Each(t, func(t *testing.T, open testdb.Open) {
