@@ -96,7 +96,7 @@ func (f *Federation) parseMessages(m *writer.Message, messages wire.Valid) (outc
 		ours := valid && f.IsLocal(server)
 		for deviceID, value := range contents {
 			content := []byte(value)
-			if content[0] != '{' || types.Depth(content) > types.MaxContentDepth {
+			if content[0] != '{' || types.IsTooDeep(content) {
 				return EDUMalformed
 			}
 			target := devices.Target{Device: types.Device{UserID: userID, DeviceID: deviceID}, Content: content}

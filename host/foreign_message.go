@@ -27,7 +27,7 @@ func raised(atLeast types.Position) types.Position {
 // readMessage reads the content column of syncapi_send_to_device. It returns false if that holds no message.
 func readMessage(content []byte, m *types.Message) bool {
 	var event gomatrixserverlib.SendToDeviceEvent
-	if !isObject(content) || json.Unmarshal(content, &event) != nil || !isObject(event.Content) || types.Depth(event.Content) > types.MaxContentDepth {
+	if !isObject(content) || json.Unmarshal(content, &event) != nil || !isObject(event.Content) || types.IsTooDeep(event.Content) {
 		return false
 	}
 	m.Sender, m.Type, m.Content = event.Sender, event.Type, event.Content

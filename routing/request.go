@@ -98,9 +98,9 @@ func checkContent(userID, deviceID string, content []byte, limit int) *util.JSON
 	if content[0] != '{' {
 		return badJSON(fmt.Sprintf("messages[%q][%q] must be an object.", quote(userID), quote(deviceID)))
 	}
-	if depth := types.Depth(content); depth > types.MaxContentDepth {
+	if types.IsTooDeep(content) {
 		return badJSON(fmt.Sprintf("messages[%q][%q] is nested %d levels deep; a message may be %d.",
-			quote(userID), quote(deviceID), depth, types.MaxContentDepth))
+			quote(userID), quote(deviceID), types.Depth(content), types.MaxContentDepth))
 	}
 	// Canonical JSON is never longer than what it was made from.
 	if len(content) <= limit {

@@ -21,3 +21,17 @@ func TestDepth(t *testing.T) {
 		}
 	}
 }
+
+func TestIsTooDeep(t *testing.T) {
+	nested := func(levels int) string { return strings.Repeat(`{"a":[`, levels/2) + strings.Repeat(`]}`, levels/2) }
+	for json, want := range map[string]bool{
+		nested(MaxContentDepth):     false,
+		nested(MaxContentDepth + 2): true,
+		`{"many":[` + strings.Repeat(`[],{},`, MaxContentDepth) + `1]}`:   false,
+		`{"in a string":"` + strings.Repeat(`{[`, MaxContentDepth) + `"}`: false,
+	} {
+		if got := IsTooDeep([]byte(json)); got != want {
+			t.Errorf("%.40s: %v", json, got)
+		}
+	}
+}

@@ -2,6 +2,7 @@
 package wire
 
 import (
+	"bytes"
 	"encoding/json"
 	"strings"
 	"unicode/utf8"
@@ -14,10 +15,21 @@ type Valid string
 
 // Parse returns false for what is no JSON in UTF-8.
 func Parse(raw []byte) (Valid, bool) {
-	if !json.Valid(raw) || !utf8.Valid(raw) {
+	if !isJSON(raw) || !utf8.Valid(raw) {
 		return "", false
 	}
 	return Valid(raw), true
+}
+
+// fewLevels is up to how many levels the faster check of JSON may take. It recurses for each, and the stack of a goroutine
+// is bounded.
+const fewLevels = 10_000
+
+func isJSON(raw []byte) bool {
+	if bytes.Count(raw, []byte("{"))+bytes.Count(raw, []byte("[")) > fewLevels {
+		return json.Valid(raw)
+	}
+	return gjson.ValidBytes(raw)
 }
 
 // Object returns the members of a JSON object by their keys, which are matched exactly, unlike those of a struct: of several with

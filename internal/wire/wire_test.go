@@ -14,9 +14,20 @@ func parse(raw string) Valid {
 }
 
 func TestParse(t *testing.T) {
-	for _, raw := range []string{``, ` `, `{`, `{} {}`, `{"a":01}`, "\v{}", "\"\xff\"", `"\x"`, "\"\n\"", `nul`, strings.Repeat("[", 1<<20)} {
+	for _, raw := range []string{``, ` `, `{`, `{} {}`, `{"a":01}`, "\v{}", "\"\xff\"", `"\x"`, "\"\n\"", `nul`, strings.Repeat("[", 1<<20), nested(10_001)} {
 		if value, ok := Parse([]byte(raw)); ok || value != "" {
 			t.Errorf("%.20q is taken for JSON: %.20q", raw, value)
+		}
+	}
+}
+
+func nested(levels int) string { return strings.Repeat("[", levels) + strings.Repeat("]", levels) }
+
+// As deep as the host's decoder goes, and with as many objects as a request has room for.
+func TestParseWithMany(t *testing.T) {
+	for _, raw := range []string{nested(10_000), "[" + strings.Repeat("{},", 2*fewLevels) + "{}]"} {
+		if value, ok := Parse([]byte(raw)); !ok || string(value) != raw {
+			t.Errorf("%.20q is not taken for JSON", raw)
 		}
 	}
 }
