@@ -78,6 +78,24 @@ type Directory struct {
 type cached struct {
 	deviceIDs []string
 	asOf      uint64 // the user's change counter before the look-up
+	some      bool   // there may be more devices: these are those that were asked for
+}
+
+// has reports whether it is known which of the devices exist that a request has for the user.
+func (c cached) has(u *user) bool {
+	if !c.some {
+		return true
+	}
+	if u.toAll {
+		return false
+	}
+	found := 0
+	for _, deviceID := range c.deviceIDs {
+		if _, named := u.named[deviceID]; named {
+			found++
+		}
+	}
+	return found == len(u.named)
 }
 
 // NewDirectory returns a Directory with an empty cache.
@@ -246,7 +264,7 @@ func (d *Directory) lookUp(ctx context.Context, users map[string]*user) error {
 	for _, u := range users {
 		known, ok := d.cache.Get(u.id)
 		switch {
-		case ok && known.asOf == u.stamp.value && d.changing[d.shard(u.id)].Load() == 0:
+		case ok && known.asOf == u.stamp.value && d.changing[d.shard(u.id)].Load() == 0 && known.has(u):
 			u.exists = known.deviceIDs
 		case u.toAll:
 			whole = append(whole, u)
@@ -306,16 +324,38 @@ func (d *Directory) lookUpNamed(ctx context.Context, users []*user) (ambiguous [
 		}
 	}
 	for _, u := range users {
-		for deviceID := range u.named {
-			owner, exists := owners[deviceID]
-			if exists && owner != u.id {
-				ambiguous = append(ambiguous, u)
-				break
-			}
-			if exists {
-				u.exists = append(u.exists, deviceID)
-			}
+		if u.findAmong(owners) {
+			d.keepSome(u)
+		} else {
+			ambiguous = append(ambiguous, u)
 		}
 	}
 	return ambiguous, nil
+}
+
+// findAmong fills in which of the named devices exist. It returns false if another user has one of the same ID.
+func (u *user) findAmong(owners map[string]string) bool {
+	for deviceID := range u.named {
+		owner, exists := owners[deviceID]
+		if exists && owner != u.id {
+			return false
+		}
+		if exists {
+			u.exists = append(u.exists, deviceID)
+		}
+	}
+	return true
+}
+
+// keepSome adds the devices that were found to those which are known of the user.
+func (d *Directory) keepSome(u *user) {
+	deviceIDs := slices.Clone(u.exists)
+	if known, ok := d.cache.Get(u.id); ok && known.asOf == u.stamp.value {
+		for _, deviceID := range known.deviceIDs {
+			if _, named := u.named[deviceID]; !named {
+				deviceIDs = append(deviceIDs, deviceID)
+			}
+		}
+	}
+	d.cache.Add(u.id, cached{deviceIDs: deviceIDs, asOf: u.stamp.value, some: true})
 }
