@@ -8,9 +8,12 @@ import (
 	"github.com/matrix-org/dendrite/todevicemodule/devices"
 )
 
-// existing makes n users with two devices each, and names the first of each.
-func existing(h *host, n int) []devices.Target {
-	return slices.DeleteFunc(manyUsers(h, n), func(t devices.Target) bool { return string(t.Content) == "2" })
+// users are more than are looked up one by one.
+const users = 20
+
+// existing makes users with two devices each, and names the first of each.
+func existing(h *host) []devices.Target {
+	return slices.DeleteFunc(manyUsers(h, users), func(t devices.Target) bool { return string(t.Content) == "2" })
 }
 
 func wantAsked(t *testing.T, h *host, whole, owners int) {
@@ -21,9 +24,8 @@ func wantAsked(t *testing.T, h *host, whole, owners int) {
 }
 
 func TestDevicesThatWereFoundAreKnown(t *testing.T) {
-	const users = 20
 	d, h := newDirectory(t)
-	targets := existing(h, users)
+	targets := existing(h)
 	for owners := range 2 {
 		if r := resolve(t, d, targets...); len(r.Copies) != users || len(r.Missing) != 0 {
 			t.Errorf("%d copies, %d missing", len(r.Copies), len(r.Missing))
@@ -48,7 +50,7 @@ func TestDevicesThatWereFoundAreKnown(t *testing.T) {
 
 func TestSomeDevicesDoNotPassForAll(t *testing.T) {
 	d, h := newDirectory(t)
-	resolve(t, d, existing(h, 20)...)
+	resolve(t, d, existing(h)...)
 	h.asked()
 	wantCopies(t, resolve(t, d, target("@user1:x", devices.AllDevices, "1")), "@user1:x/D1=1", "@user1:x/OTHER1=1")
 	wantAsked(t, h, 1, 0)
@@ -65,7 +67,7 @@ func TestSomeDevicesDoNotPassForAll(t *testing.T) {
 
 func TestChangeForgetsSomeDevices(t *testing.T) {
 	d, h := newDirectory(t)
-	targets := existing(h, 20)
+	targets := existing(h)
 	resolve(t, d, targets...)
 	h.asked()
 	h.set("@user3:x", "OTHER3")
@@ -79,7 +81,7 @@ func TestChangeForgetsSomeDevices(t *testing.T) {
 
 func TestSomeDevicesAreNotBelievedDuringAChange(t *testing.T) {
 	d, h := newDirectory(t)
-	targets := existing(h, 20)
+	targets := existing(h)
 	resolve(t, d, targets...)
 	h.asked()
 	err := d.Change("@user3:x", func() error {
@@ -89,5 +91,25 @@ func TestSomeDevicesAreNotBelievedDuringAChange(t *testing.T) {
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// What was known before a change of many users is not taken over by the next look-up of them.
+func TestDevicesFromBeforeAChangeAreNotKept(t *testing.T) {
+	d, h := newDirectory(t)
+	targets := existing(h)
+	resolve(t, d, targets...)
+	var others []devices.Target
+	for i := range users {
+		userID, other := fmt.Sprintf("@user%d:x", i), fmt.Sprint("OTHER", i)
+		h.set(userID, other)
+		d.Changed(userID)
+		others = append(others, target(userID, other, "3"))
+	}
+	if r := resolve(t, d, others...); len(r.Copies) != users {
+		t.Errorf("%d copies", len(r.Copies))
+	}
+	if r := resolve(t, d, targets...); len(r.Copies) != 0 {
+		t.Errorf("the copies are %v", copies(r))
 	}
 }
