@@ -43,6 +43,7 @@ type Dendrite struct {
 	module     *todevicemodule.Module // nil unless enabled
 	userAPI    atomic.Pointer[userapi.UserInternalAPI]
 	tokens     *tokenCache
+	keys       *keyCounts
 	client     fclient.FederationClient // the host's own
 	wakeups    *fedrouting.FederationWakeups
 	notifier   atomic.Pointer[notifier.Notifier]
@@ -77,6 +78,9 @@ func Start(processContext *process.ProcessContext, cfg *config.Dendrite, section
 		return nil, err
 	}
 	if d.tokens, err = newTokenCache(module.WatchDevices); err != nil {
+		return nil, err
+	}
+	if d.keys, err = newKeyCounts(); err != nil {
 		return nil, err
 	}
 	if err = module.Start(processContext.Context()); err != nil {

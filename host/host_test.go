@@ -129,6 +129,9 @@ func newTestHost(t *testing.T, store *fakeStore) *Dendrite {
 	if d.tokens, err = newTokenCache(module.WatchDevices); err != nil {
 		t.Fatal(err)
 	}
+	if d.keys, err = newKeyCounts(); err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(d.Stop)
 	return d
 }

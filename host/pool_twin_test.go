@@ -34,26 +34,27 @@ type twin struct {
 
 // hostTwin answers as unmodified Dendrite does, but for the send-to-device messages.
 func (m *monolith) hostTwin() *twin {
-	t := m.newTwin()
-	t.answer = m.twinPool(t, t.db, t.providers).OnIncomingSyncRequest
+	t := m.newTwin(m.UserAPI)
+	t.answer = m.twinPool(t, t.db, m.UserAPI, t.providers).OnIncomingSyncRequest
 	return t
 }
 
 // moduleTwin answers as the module's route does.
 func (m *monolith) moduleTwin() *twin {
-	t := m.newTwin()
+	users := countedKeys{m.UserAPI, m.keys}
+	t := m.newTwin(users)
 	db, err := newPoolDatabase(m.Context(), t.db)
 	if err != nil {
 		m.Fatal(err)
 	}
-	pool := m.twinPool(t, db, poolStreams(t.providers, t.db, m.sync.typing))
+	pool := m.twinPool(t, db, users, poolStreams(t.providers, t.db, m.sync.typing))
 	t.answer = func(req *http.Request, device *userapitypes.Device) util.JSONResponse {
 		return m.serveSync(req, device, pool)
 	}
 	return t
 }
 
-func (m *monolith) newTwin() *twin {
+func (m *monolith) newTwin(users userapitypes.SyncUserAPI) *twin {
 	m.Helper()
 	db, err := syncstorage.NewSyncServerDatasource(m.Context(), m.cm, &m.Config.SyncAPI.Database)
 	if err != nil {
@@ -61,7 +62,7 @@ func (m *monolith) newTwin() *twin {
 	}
 	api := *m.sync
 	api.db = &syncDatabase{Database: db, module: m.module} // on SQLite the host's providers can be made once for each
-	providers := m.newStreams(&m.Monolith, &api, &lazyLoaded{users: map[string]string{}})
+	providers := m.newStreams(&m.Monolith, &api, users, &lazyLoaded{users: map[string]string{}})
 	providers.SendToDeviceStreamProvider = forgetfulProvider{&provider{module: m.module}}
 	return &twin{
 		db:        &countingDatabase{Database: api.db, polled: func() {}},
@@ -86,9 +87,9 @@ func (p forgetfulProvider) IncrementalSync(ctx context.Context, snapshot syncsto
 	return (&provider{module: p.module, ignored: ignored}).IncrementalSync(ctx, snapshot, req, from, to)
 }
 
-func (m *monolith) twinPool(t *twin, db syncstorage.Database, providers *streams.Streams) *hostsync.RequestPool {
+func (m *monolith) twinPool(t *twin, db syncstorage.Database, users userapitypes.SyncUserAPI, providers *streams.Streams) *hostsync.RequestPool {
 	return hostsync.NewRequestPool(
-		db, &m.Config.SyncAPI, m.UserAPI, m.RoomserverAPI, providers, m.sync.notifier, t.presence, t.presence, caching.DisableMetrics,
+		db, &m.Config.SyncAPI, users, m.RoomserverAPI, providers, m.sync.notifier, t.presence, t.presence, caching.DisableMetrics,
 	)
 }
 

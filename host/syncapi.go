@@ -20,6 +20,7 @@ import (
 	"github.com/matrix-org/dendrite/syncapi/storage"
 	"github.com/matrix-org/dendrite/syncapi/streams"
 	"github.com/matrix-org/dendrite/syncapi/sync"
+	userapi "github.com/matrix-org/dendrite/userapi/api"
 	"github.com/nats-io/nats.go"
 )
 
@@ -84,7 +85,7 @@ func (d *Dendrite) startSyncAPI(
 	}
 	newPool := func(db storage.Database, providers *streams.Streams, enableMetrics bool) *sync.RequestPool {
 		return sync.NewRequestPool(
-			db, &cfg.SyncAPI, m.UserAPI, m.RoomserverAPI, providers, api.notifier, presenceProducer, presenceConsumer, enableMetrics,
+			db, &cfg.SyncAPI, countedKeys{m.UserAPI, d.keys}, m.RoomserverAPI, providers, api.notifier, presenceProducer, presenceConsumer, enableMetrics,
 		)
 	}
 	poolDB, err := newPoolDatabase(processContext.Context(), api.db)
@@ -128,7 +129,7 @@ func (d *Dendrite) newSyncAPI(m *setup.Monolith, processContext *process.Process
 		typing:   caching.NewTypingCache(),
 		notifier: notifier.NewNotifier(m.RoomserverAPI),
 	}
-	api.providers = d.newStreams(m, api, caches)
+	api.providers = d.newStreams(m, api, countedKeys{m.UserAPI, d.keys}, caches)
 	api.notifier.SetCurrentPosition(api.providers.Latest(context.Background()))
 	if err = api.notifier.Load(context.Background(), api.db); err != nil {
 		return nil, fmt.Errorf("loading the notifier: %w", err)
@@ -137,8 +138,8 @@ func (d *Dendrite) newSyncAPI(m *setup.Monolith, processContext *process.Process
 }
 
 // newStreams returns the host's stream providers, with that of send-to-device messages replaced.
-func (d *Dendrite) newStreams(m *setup.Monolith, api *syncAPI, caches caching.LazyLoadCache) *streams.Streams {
-	providers := streams.NewSyncStreamProviders(api.db, m.UserAPI, m.RoomserverAPI, api.typing, caches, api.notifier)
+func (d *Dendrite) newStreams(m *setup.Monolith, api *syncAPI, users userapi.SyncUserAPI, caches caching.LazyLoadCache) *streams.Streams {
+	providers := streams.NewSyncStreamProviders(api.db, users, m.RoomserverAPI, api.typing, caches, api.notifier)
 	providers.SendToDeviceStreamProvider = &provider{module: d.module, ignored: api.db.ignored}
 	return providers
 }

@@ -3,6 +3,8 @@ package host
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 
 	userapi "github.com/matrix-org/dendrite/userapi/api"
 	"github.com/matrix-org/gomatrixserverlib/spec"
@@ -18,6 +20,7 @@ func (d *Dendrite) WrapUserAPI(api userapi.UserInternalAPI) userapi.UserInternal
 	return &watchedUserAPI{
 		UserInternalAPI: api,
 		devices:         d.module,
+		keys:            d.keys,
 		serverName:      d.config.Global.ServerName,
 	}
 }
@@ -28,11 +31,12 @@ type deviceChanges interface {
 	DeleteDevices(ctx context.Context, userID string, remove func() error) error
 }
 
-// watchedUserAPI reports the calls that create and delete devices: userapi/internal/user_api.go. Deactivation and a
+// watchedUserAPI reports the calls that create and delete devices, and those that change their one-time keys: userapi/internal/user_api.go. Deactivation and a
 // new password delete devices inside the host's implementation, past this decorator, so they are reported by themselves.
 type watchedUserAPI struct {
 	userapi.UserInternalAPI
 	devices    deviceChanges
+	keys       *keyCounts
 	serverName spec.ServerName
 }
 
@@ -48,19 +52,20 @@ func (w *watchedUserAPI) PerformDeviceCreation(ctx context.Context, req *userapi
 		unnamed.DeviceID = nil
 		req = &unnamed
 	}
-	return w.devices.CreateDevice(ctx, w.userID(req.Localpart, req.ServerName), deviceID, func() error {
-		return w.UserInternalAPI.PerformDeviceCreation(ctx, req, res)
+	userID := w.userID(req.Localpart, req.ServerName)
+	return w.devices.CreateDevice(ctx, userID, deviceID, func() error {
+		return w.keys.change(func() error { return w.UserInternalAPI.PerformDeviceCreation(ctx, req, res) }, userID)
 	})
 }
 
 func (w *watchedUserAPI) PerformDeviceDeletion(ctx context.Context, req *userapi.PerformDeviceDeletionRequest, res *userapi.PerformDeviceDeletionResponse) error {
-	return w.devices.DeleteDevices(ctx, req.UserID, func() error {
+	return w.deleteDevices(ctx, req.UserID, func() error {
 		return w.UserInternalAPI.PerformDeviceDeletion(ctx, req, res)
 	})
 }
 
 func (w *watchedUserAPI) PerformAccountDeactivation(ctx context.Context, req *userapi.PerformAccountDeactivationRequest, res *userapi.PerformAccountDeactivationResponse) error {
-	return w.devices.DeleteDevices(ctx, w.userID(req.Localpart, req.ServerName), func() error {
+	return w.deleteDevices(ctx, w.userID(req.Localpart, req.ServerName), func() error {
 		return w.UserInternalAPI.PerformAccountDeactivation(ctx, req, res)
 	})
 }
@@ -70,7 +75,28 @@ func (w *watchedUserAPI) PerformPasswordUpdate(ctx context.Context, req *userapi
 	if !req.LogoutDevices {
 		return update()
 	}
-	return w.devices.DeleteDevices(ctx, w.userID(req.Localpart, req.ServerName), update)
+	return w.deleteDevices(ctx, w.userID(req.Localpart, req.ServerName), update)
+}
+
+func (w *watchedUserAPI) deleteDevices(ctx context.Context, userID string, remove func() error) error {
+	return w.devices.DeleteDevices(ctx, userID, func() error { return w.keys.change(remove, userID) })
+}
+
+// PerformUploadKeys adds one-time keys.
+func (w *watchedUserAPI) PerformUploadKeys(ctx context.Context, req *userapi.PerformUploadKeysRequest, res *userapi.PerformUploadKeysResponse) error {
+	userIDs := []string{req.UserID}
+	for i := range req.OneTimeKeys {
+		userIDs = append(userIDs, req.OneTimeKeys[i].UserID)
+	}
+	return w.keys.change(func() error { return w.UserInternalAPI.PerformUploadKeys(ctx, req, res) }, userIDs...)
+}
+
+// PerformClaimKeys takes one-time keys away.
+func (w *watchedUserAPI) PerformClaimKeys(ctx context.Context, req *userapi.PerformClaimKeysRequest, res *userapi.PerformClaimKeysResponse) {
+	_ = w.keys.change(func() error {
+		w.UserInternalAPI.PerformClaimKeys(ctx, req, res)
+		return nil
+	}, slices.Collect(maps.Keys(req.OneTimeKeys))...)
 }
 
 // userID follows the host, which takes no server name for its first one.

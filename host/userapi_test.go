@@ -105,12 +105,17 @@ func TestDeviceChangesAreReported(t *testing.T) {
 			t.Run(test.name, func(t *testing.T) {
 				var order []string
 				note := func(what string) { order = append(order, what) }
+				keys, err := newKeyCounts()
+				if err != nil {
+					t.Fatal(err)
+				}
 				api := &watchedUserAPI{
 					UserInternalAPI: &fakeUserAPI{called: note, err: failure[0]},
+					keys:            keys,
 					devices:         &fakeDeviceChanges{called: note, err: failure[1]},
 					serverName:      "x",
 				}
-				err := test.call(api)
+				err = test.call(api)
 				want := []string{test.reported, test.method}
 				if test.reported == "" {
 					want, failure[1] = want[1:], nil
