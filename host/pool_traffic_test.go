@@ -171,14 +171,18 @@ func (t *traffic) aboutEvent(device *userapitypes.Device, room, method, path str
 	t.call(device, method, strings.Replace(path, "{event}", url.PathEscape(pick(t.rand, t.events[room])), 1), body)
 }
 
-// typesForAMoment returns when the host has taken back that the device's user is typing.
+// typesForAMoment returns when the host has taken back that the device's user is typing. Of a moment that is almost over when the host
+// hears of it, it may miss the end: then there is another one.
 func (t *traffic) typesForAMoment(device *userapitypes.Device, room string) {
+	const moment, missed = 200, 2 * time.Second
 	path := "/rooms/" + url.PathEscape(room) + "/typing/" + url.PathEscape(device.UserID)
-	// What lasts longer would be waited for. Of a moment that is almost over when the host hears of it, it may miss the end.
-	t.call(device, "PUT", path, object{"typing": false})
-	t.call(device, "PUT", path, object{"typing": true, "timeout": 200})
-	t.settle()
-	for slices.Contains(t.sync.typing.GetTypingUsers(room), device.UserID) {
-		time.Sleep(time.Millisecond)
+	isTyping := func() bool { return slices.Contains(t.sync.typing.GetTypingUsers(room), device.UserID) }
+	for ended := false; !ended; ended = !isTyping() {
+		t.call(device, "PUT", path, object{"typing": false})
+		t.call(device, "PUT", path, object{"typing": true, "timeout": moment})
+		t.settle()
+		for begun := time.Now(); isTyping() && time.Since(begun) < missed; {
+			time.Sleep(time.Millisecond)
+		}
 	}
 }
