@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"cmp"
 	"crypto/rand"
 	"encoding/base64"
 	"errors"
@@ -122,11 +121,15 @@ func (s *Server) writeSynapseConfig(o Options) error {
 		return err
 	}
 	unlimited := object{"per_second": 1e6, "burst_count": 1e6}
+	var logConfig any // by default it logs with more words, such as where it failed
+	if o.LogLevel != "" {
+		logConfig = s.path("log.yaml")
+	}
 	return errors.Join(
 		os.WriteFile(s.path("signing.key"), []byte(key), 0o600),
 		writeJSON(s.path("log.yaml"), object{
 			"version": 1, "handlers": object{"console": object{"class": "logging.StreamHandler"}},
-			"root": object{"level": strings.ToUpper(cmp.Or(o.LogLevel, "info")), "handlers": []string{"console"}},
+			"root": object{"level": strings.ToUpper(o.LogLevel), "handlers": []string{"console"}},
 		}),
 		writeJSON(s.path("homeserver.yaml"), object{
 			"server_name": s.name,
@@ -137,7 +140,7 @@ func (s *Server) writeSynapseConfig(o Options) error {
 			"tls_certificate_path": s.path("tls_cert.pem"),
 			"tls_private_key_path": s.path("tls_key.pem"),
 			"database":             database,
-			"log_config":           s.path("log.yaml"),
+			"log_config":           logConfig,
 			// Else a /sync that is asked again gets the answer that was kept.
 			"caches":              object{"sync_response_cache_duration": 0},
 			"signing_key_path":    s.path("signing.key"),
