@@ -8,7 +8,6 @@ import (
 	"sync"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
-	syncstorage "github.com/matrix-org/dendrite/syncapi/storage"
 	synctypes "github.com/matrix-org/dendrite/syncapi/types"
 )
 
@@ -23,7 +22,7 @@ const (
 type ignoredSenders struct {
 	mu      sync.Mutex
 	known   *simplelru.LRU[string, []string]
-	changes int // that have begun or ended
+	changes int // that have ended
 }
 
 func newIgnoredSenders() (*ignoredSenders, error) {
@@ -67,8 +66,6 @@ func (i *ignoredSenders) of(ctx context.Context, userID string, snapshot ignoreL
 type ignoreLists interface {
 	IgnoresForUser(ctx context.Context, userID string) (*synctypes.IgnoredUsers, error)
 }
-
-var _ ignoreLists = syncstorage.DatabaseTransaction(nil)
 
 func (i *ignoredSenders) lookUp(userID string) (senders []string, changes int, known bool) {
 	i.mu.Lock()
