@@ -39,7 +39,7 @@ func parseOptions(args []string, stderr io.Writer) (o options, err error) {
 	flags.StringVar(&o.profiles, "profile", "", "`directory` for CPU and allocation profiles of our server in each row; they slow it down a little")
 	flags.BoolVar(&o.withSynapse, "synapse", false, "measure Synapse too, with PostgreSQL")
 	flags.Int64Var(&o.window, "window", 400, "let at most so many messages be on their way before senders without a rate wait; 0 for no bound")
-	flags.DurationVar(&o.length, "length", 0, "how long each load lasts; 0 for 10s, or 3s with -short")
+	flags.DurationVar(&o.length, "length", 0, "how long each load lasts; 0 for 10s, or 2s with -short")
 	flags.IntVar(&o.rounds, "rounds", 0, "how often each load is measured; 0 for 3, or 1 with -short")
 	rowList := flags.String("rows", "", "measure these alone, separated by commas: "+rowNames())
 	databases := flags.String("databases", "postgres,sqlite", "measure on these")
@@ -71,7 +71,7 @@ func (o *options) setLengths() {
 	o.backlogs, o.backlogElse = []int{0, 100, 1000, 10000, 100000}, 10000
 	o.million, o.millionElse, o.millionUsers = 1000000, 50000, 50
 	if o.short {
-		rounds, length = 1, 3*time.Second
+		rounds, length = 1, 2*time.Second
 		o.warmUp, o.patience, o.fillWithin, o.storedWithin = 500*time.Millisecond, time.Minute, time.Minute, time.Minute
 		o.rates = []float64{100, 400, 1600}
 		o.backlogs, o.backlogElse = []int{0, 100, 1000, 5000}, 1000
