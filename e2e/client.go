@@ -243,6 +243,9 @@ type SyncResponse struct {
 	Rooms struct {
 		Join map[id.RoomID]json.RawMessage `json:"join"`
 	} `json:"rooms"`
+	DeviceLists struct {
+		Changed []id.UserID `json:"changed"`
+	} `json:"device_lists"`
 	OneTimeKeys map[string]int `json:"device_one_time_keys_count"`
 
 	Received time.Time     `json:"-"` // when the last byte was there
@@ -251,6 +254,12 @@ type SyncResponse struct {
 
 // Events returns the send-to-device messages of the response.
 func (r *SyncResponse) Events() []Event { return r.ToDevice.Events }
+
+// onlyNews tells whether the response has none of the messages, but what else a client is told. A new account has such news: the host
+// announces its push rules and its device some time after the registration.
+func (r *SyncResponse) onlyNews() bool {
+	return len(r.Events()) == 0 && len(r.AccountData.Events)+len(r.DeviceLists.Changed) > 0
+}
 
 // Position returns the to_device part of next_batch.
 func (r *SyncResponse) Position(t testing.TB) int64 { t.Helper(); return position(t, r.NextBatch) }
@@ -277,6 +286,16 @@ func (c *Client) TrySync(ctx context.Context, s Sync) (*SyncResponse, Answer) {
 	res := &SyncResponse{Received: received, Elapsed: received.Sub(start)}
 	if err := json.Unmarshal(a.Body, res); err != nil {
 		return nil, Answer{Err: fmt.Errorf("%w: %s", err, a.Body)}
+	}
+	return res, a
+}
+
+// pastNews sends the request, and the next one as long as the response has only news.
+func (c *Client) pastNews(ctx context.Context, s Sync) (*SyncResponse, Answer) {
+	res, a := c.TrySync(ctx, s)
+	for res != nil && res.onlyNews() {
+		s.Since = res.NextBatch
+		res, a = c.TrySync(ctx, s)
 	}
 	return res, a
 }

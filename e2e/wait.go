@@ -36,7 +36,8 @@ func within(t testing.TB, deadline time.Duration, what string, condition func() 
 	}
 }
 
-// duringSync sends a /sync, calls action once the server works on it and returns the response.
+// duringSync sends a /sync, calls action once the server works on it and returns the response, or the next one if that had only news of
+// other things.
 func duringSync(t testing.TB, c *Client, s Sync, action func()) *SyncResponse {
 	t.Helper()
 	res, a := duringAnySync(t, c, s, action)
@@ -59,7 +60,7 @@ func duringAnySync(t testing.TB, c *Client, s Sync, action func()) (*SyncRespons
 		WroteRequest: func(httptrace.WroteRequestInfo) { wrote() },
 	})
 	go func() {
-		res, a := c.TrySync(ctx, s)
+		res, a := c.pastNews(ctx, s)
 		done <- result{res, a}
 	}()
 	select {
