@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
@@ -171,18 +172,24 @@ func (t *traffic) aboutEvent(device *userapitypes.Device, room, method, path str
 	t.call(device, method, strings.Replace(path, "{event}", url.PathEscape(pick(t.rand, t.events[room])), 1), body)
 }
 
-// typesForAMoment returns when the host has taken back that the device's user is typing. Of a moment that is almost over when the host
-// hears of it, it may miss the end: then there is another one.
+// typesForAMoment returns when the host has taken back that the device's user is typing, which it refuses to users who are not in the
+// room. Of a moment that is almost over when the host hears of it, it may miss the end: then there is another one.
 func (t *traffic) typesForAMoment(device *userapitypes.Device, room string) {
-	const moment, missed = 200, 2 * time.Second
+	const moment, missed, moments = 200, 2 * time.Second, 20
 	path := "/rooms/" + url.PathEscape(room) + "/typing/" + url.PathEscape(device.UserID)
 	isTyping := func() bool { return slices.Contains(t.sync.typing.GetTypingUsers(room), device.UserID) }
-	for ended := false; !ended; ended = !isTyping() {
-		t.call(device, "PUT", path, object{"typing": false})
+	for range moments {
+		if code, _ := t.call(device, "PUT", path, object{"typing": false}); code != http.StatusOK {
+			return
+		}
 		t.call(device, "PUT", path, object{"typing": true, "timeout": moment})
 		t.settle()
 		for begun := time.Now(); isTyping() && time.Since(begun) < missed; {
 			time.Sleep(time.Millisecond)
 		}
+		if !isTyping() {
+			return
+		}
 	}
+	t.Fatalf("the host missed the end of each of %d moments", moments)
 }
