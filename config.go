@@ -63,6 +63,9 @@ type LimitsConfig struct {
 	KeyRequestsPerSecond int
 	// KeyRequestsBurst is how many are taken at once: at least 1. Default: 100.
 	KeyRequestsBurst int
+	// BodyBytes is how much of the bodies of requests is in memory at once, of clients and of other servers each: at least
+	// 16 MiB. What finds no room within RequestTimeout is answered with 503. Default: 64 MiB.
+	BodyBytes int
 }
 
 // AdminConfig is the section admin.
@@ -91,7 +94,7 @@ func DefaultConfig() Config {
 		MaxMessageBytes:      64 << 10,
 		MaxRequestBytes:      10 << 20,
 		RequestTimeout:       20 * time.Second,
-		Limits:               LimitsConfig{OriginEDUsBurst: 1000, KeyRequestsPerSecond: 20, KeyRequestsBurst: 100},
+		Limits:               LimitsConfig{OriginEDUsBurst: 1000, KeyRequestsPerSecond: 20, KeyRequestsBurst: 100, BodyBytes: 64 << 20},
 		TraceRecords:         50_000,
 		Admin:                AdminConfig{URL: "http://localhost:8008"},
 		Database:             DatabaseConfig{MaxOpenConns: 90, MaxIdleConns: 2, ConnMaxLifetime: -1},
@@ -135,6 +138,7 @@ func (c *Config) keys() map[string]any {
 			"origin_edus_burst":       &c.Limits.OriginEDUsBurst,
 			"key_requests_per_second": &c.Limits.KeyRequestsPerSecond,
 			"key_requests_burst":      &c.Limits.KeyRequestsBurst,
+			"body_bytes":              &c.Limits.BodyBytes,
 		},
 		"admin": map[string]any{
 			"url":               &c.Admin.URL,
@@ -232,5 +236,8 @@ func (l *LimitsConfig) faults() (faults []error) {
 	from(100, "origin_edus_burst", l.OriginEDUsBurst)
 	from(0, "key_requests_per_second", l.KeyRequestsPerSecond)
 	from(1, "key_requests_burst", l.KeyRequestsBurst)
+	if least, most := 16<<20, 1<<40; l.BodyBytes < least || l.BodyBytes > most {
+		faults = append(faults, fmt.Errorf("%s.limits.body_bytes: must be from %d to %d, but is %d", ConfigSection, least, most, l.BodyBytes))
+	}
 	return faults
 }

@@ -45,7 +45,7 @@ func TestDocumentedDefaults(t *testing.T) {
 		MaxMessageBytes:      65536,
 		MaxRequestBytes:      10 * 1024 * 1024,
 		RequestTimeout:       20 * time.Second,
-		Limits:               todevicemodule.LimitsConfig{OriginEDUsBurst: 1000, KeyRequestsPerSecond: 20, KeyRequestsBurst: 100},
+		Limits:               todevicemodule.LimitsConfig{OriginEDUsBurst: 1000, KeyRequestsPerSecond: 20, KeyRequestsBurst: 100, BodyBytes: 64 << 20},
 		TraceRecords:         50000,
 		Admin:                todevicemodule.AdminConfig{URL: "http://localhost:8008"},
 		Database:             todevicemodule.DatabaseConfig{MaxOpenConns: 90, MaxIdleConns: 2, ConnMaxLifetime: -1},
@@ -84,6 +84,7 @@ to_device:
     origin_edus_burst: 100
     key_requests_per_second: 0
     key_requests_burst: 1
+    body_bytes: 16777216
   admin:
     url: https://localhost:8448
     access_token_file: token
@@ -98,6 +99,7 @@ to_device:
 		MaxMessageBytes: 4096, MaxRequestBytes: 4096, RequestTimeout: 90 * time.Second, TraceRecords: 7,
 		Limits: todevicemodule.LimitsConfig{
 			QueueMessages: 100, QueueBytes: 1 << 20, QueueAge: 24 * time.Hour, OriginEDUsPerSecond: 1, OriginEDUsBurst: 100, KeyRequestsBurst: 1,
+			BodyBytes: 16 << 20,
 		},
 		Admin: todevicemodule.AdminConfig{URL: "https://localhost:8448", AccessTokenFile: "token"},
 		Database: todevicemodule.DatabaseConfig{
@@ -238,6 +240,8 @@ func TestBounds(t *testing.T) {
 		{"limits.origin_edus_burst", "100", "99"},
 		{"limits.key_requests_per_second", "1000000", "1000001"},
 		{"limits.key_requests_burst", "1", "0"},
+		{"limits.body_bytes", "16777216", "16777215"},
+		{"limits.body_bytes", "1099511627776", "1099511627777"},
 		{"admin.url", "unix:///run/dendrite.sock", "localhost:8008"},
 		{"admin.url", "http://[::1]:8008/prefix", "http://"},
 		{"admin.url", "https://example.org", "https:///path"},

@@ -17,6 +17,7 @@ import (
 // In return the host promises to
 //   - create and delete the devices of its users inside of Module.CreateDevice and Module.DeleteDevices,
 //   - send every transaction to another server through Module.SendTransaction,
+//   - have Module.HoldBody read the body of every transaction from another server, before anything else does,
 //   - pass the m.direct_to_device EDUs of every transaction from another server to
 //     Module.ReceiveEDUs, and answer it with a 5xx after an error,
 //   - call Module.RemoteSeen when another server sends a request,

@@ -80,6 +80,7 @@ type metrics struct {
 	checks       labelled
 	lookups      labelled
 	reads        labelled
+	bodies       labelled
 	gauges       *gauges
 	// storedAt returns when a message was stored, or false if that is not known.
 	storedAt   func(types.Position) (time.Time, bool)
@@ -113,6 +114,9 @@ func newMetrics(storedAt func(types.Position) (time.Time, bool)) *metrics {
 	m.lookups = m.labelled("device_cache_lookups_total", "Users whose devices were looked for in the cache: hit or miss.", "result", cacheResults)
 	m.reads = m.labelled("queue_cache_reads_total", "Reads of queues for /sync: answered from memory (hit) or by the database (miss).",
 		"result", cacheResults)
+	m.bodies = m.labelled("bodies_refused_total",
+		"Requests with a body for which there was no room in memory, by where they came from; who sent them was told to send them again.",
+		"source", acceptedSources)
 	m.collectors = append(m.collectors, m.gauges)
 	return m
 }
@@ -184,6 +188,8 @@ func (m *metrics) observeCommit(c writer.Commit) {
 	m.commits.Observe(c.Duration.Seconds())
 	m.batch.Observe(float64(c.Copies))
 }
+
+func (m *metrics) observeRefusedBody(source string) { m.bodies.add(source, 1) }
 
 func (m *metrics) observeFailedRead() { m.failures.add(failedRead, 1) }
 

@@ -207,6 +207,7 @@ func TestLabelValues(t *testing.T) {
 		"requests_total":             {"code": {"200", "400", "413", "500", "503"}},
 		"messages_accepted_total":    {"source": {"client", "federation"}},
 		"messages_dropped_total":     {"reason": reasons},
+		"bodies_refused_total":       {"source": {"client", "federation"}},
 		"database_failures_total":    {"operation": {"commit", "read", "sample"}},
 		"edus_sent_total":            {"outcome": constants(t, "outbox/outbox.go", "Outcome")},
 		"edus_received_total":        {"outcome": outcomes(t, "consumers/federation.go", "EDU")},
@@ -286,6 +287,7 @@ func TestObservations(t *testing.T) {
 	m.observeRead(true)
 	m.observeRead(true)
 	m.observeRead(false)
+	m.observeRefusedBody(fromFederation)
 	m.observeInbound(nil)
 	m.observeInbound(nil)
 	m.observeInbound(fmt.Errorf("too many: %w", consumers.ErrLimitExceeded))
@@ -293,6 +295,8 @@ func TestObservations(t *testing.T) {
 	wantSeries(t, registry, map[string]float64{
 		`requests_total{code="200"}`:                   2,
 		`requests_total{code="413"}`:                   1,
+		`bodies_refused_total{source="federation"}`:    1,
+		`bodies_refused_total{source="client"}`:        0,
 		`commit_messages_count`:                        1,
 		`commit_messages_sum`:                          5,
 		`commit_duration_seconds_sum`:                  1,

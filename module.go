@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"sync/atomic"
 	"time"
@@ -21,6 +22,7 @@ import (
 	"github.com/matrix-org/dendrite/todevicemodule/consumers"
 	"github.com/matrix-org/dendrite/todevicemodule/devices"
 	"github.com/matrix-org/dendrite/todevicemodule/handover"
+	"github.com/matrix-org/dendrite/todevicemodule/internal/bodies"
 	"github.com/matrix-org/dendrite/todevicemodule/internal/limiter"
 	"github.com/matrix-org/dendrite/todevicemodule/outbox"
 	"github.com/matrix-org/dendrite/todevicemodule/routing"
@@ -56,6 +58,7 @@ type Module struct {
 	leftovers    *consumers.Leftovers
 	trace        *trace.Ring
 	admin        *admin.API
+	inbound      *bodies.Room // the bodies of other servers' transactions
 	metrics      *metrics
 	sampler      *sampler     // nil without metrics
 	imported     atomic.Int64 // see lastImported
@@ -135,12 +138,18 @@ func New(config Config, host Host, registerer prometheus.Registerer, log *logrus
 	if err != nil {
 		return nil, err
 	}
+	// One each: other servers are not to take the room of this server's users.
+	own := bodies.NewRoom(int64(config.Limits.BodyBytes), config.RequestTimeout)
+	own.Refused = func() { m.metrics.observeRefusedBody(fromClient) }
+	m.inbound = bodies.NewRoom(int64(config.Limits.BodyBytes), config.RequestTimeout)
+	m.inbound.Refused = func() { m.metrics.observeRefusedBody(fromFederation) }
 	sender := &writer.Sender{Directory: directory, Writer: m.writer}
 	m.route = &routing.SendToDevice{
 		Sender:      sender,
 		IsLocal:     host.IsLocalServer,
 		Federates:   host.Federates(),
 		Limits:      routing.Limits{MessageBytes: config.MaxMessageBytes, RequestBytes: config.MaxRequestBytes},
+		Bodies:      own,
 		KeyRequests: keyRequestRate,
 		NoneDeleted: directory.NoneDeleted,
 		Remember:    config.TransactionRetention,
@@ -170,6 +179,8 @@ func New(config Config, host Host, registerer prometheus.Registerer, log *logrus
 		store.Observe = m.metrics.observeRead
 		m.sampler = newSampler(store, m.lastImported, m.metrics, log)
 		m.metrics.live("writer_queue_requests", "Requests that wait for a commit that has not begun.", m.writer.Queued)
+		m.metrics.live("body_bytes", "Size of the bodies of requests that are in memory.", func() int { return int(own.Held() + m.inbound.Held()) })
+		m.metrics.live("bodies_waiting", "Bodies of requests that wait for room in memory.", func() int { return own.Waiting() + m.inbound.Waiting() })
 		m.metrics.live("acknowledgements_pending", "Devices whose acknowledged messages wait for their deletion.", m.acknowledger.Pending)
 		m.metrics.live("outbox_destinations", "Servers for which EDUs wait or are to be sent again.", m.outbox.Destinations)
 		if err = m.metrics.register(registerer); err != nil {
@@ -265,6 +276,18 @@ func (m *Module) SendToDevice(req *http.Request, device types.Device, eventType,
 // Receive stores entries of the host's own stream, together; see consumers.Leftovers.
 func (m *Module) Receive(ctx context.Context, entries ...consumers.Entry) error {
 	return m.leftovers.Receive(ctx, entries...)
+}
+
+// HoldBody replaces the body of another server's request, which may have so many bytes, by one that is whole and in memory, within
+// the bound that those of all servers have together. Otherwise it returns the answer to the request. What is held is to be released
+// once the request is answered.
+func (m *Module) HoldBody(req *http.Request, limit int) (release func(), refusal *util.JSONResponse) {
+	body, err := m.inbound.Read(req.Context(), req.Body, req.ContentLength, limit)
+	if err != nil {
+		return nil, routing.BodyError(err, fmt.Sprintf("A transaction may have %d bytes. Send fewer PDUs and EDUs at once.", limit))
+	}
+	req.Body = io.NopCloser(body.Reader())
+	return body.Release, nil
 }
 
 // ReceiveEDUs stores what the m.direct_to_device EDUs of one transaction from another server carry; see

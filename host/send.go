@@ -64,6 +64,7 @@ func (d *Dendrite) addSendRoute(
 				req, request, id, &cfg.FederationAPI, m.RoomserverAPI, m.UserAPI, m.KeyRing, m.FedClient, rooms, producer,
 			)
 		},
+		hold:     d.module.HoldBody,
 		underWay: newUnderWay(transactionsAtOnce),
 		log:      d.log,
 	}
@@ -76,6 +77,7 @@ type sendRoute struct {
 	receive func(ctx context.Context, origin string, contents []json.RawMessage) error
 	// next is the host's own answer to a transaction.
 	next     func(*http.Request, *fclient.FederationRequest, gomatrixserverlib.TransactionID) util.JSONResponse
+	hold     holdBody
 	underWay *underWay
 	log      *logrus.Entry
 }
@@ -83,7 +85,7 @@ type sendRoute struct {
 // register has the host authenticate what it authenticates on its own route.
 func (s *sendRoute) register(federation *mux.Router, global *config.Global, keys gomatrixserverlib.JSONVerifier, wakeups *fedrouting.FederationWakeups) {
 	handler := fedrouting.MakeFedAPI("federation_send", global.ServerName, global.IsLocalServerName, keys, wakeups, s.serve)
-	federation.Handle("/v1/send/{txnID}", withBoundedBody(handler)).Methods(http.MethodPut, http.MethodOptions)
+	federation.Handle("/v1/send/{txnID}", withBoundedBody(s.hold, handler)).Methods(http.MethodPut, http.MethodOptions)
 }
 
 // serve stores the to-device EDUs of an authenticated transaction before the host gets the rest, whose

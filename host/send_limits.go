@@ -1,12 +1,10 @@
 package host
 
 import (
-	"fmt"
 	"net/http"
 	"sync"
 
 	"github.com/matrix-org/dendrite/internal/httputil"
-	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/matrix-org/util"
 )
 
@@ -15,30 +13,22 @@ import (
 // that can be configured. An EDU that is larger than this server's own bound is passed over alone.
 const maxTransactionBytes = (maxPDUs+maxEDUs)*(64<<10) + 16<<20
 
-// withBoundedBody keeps the handler from reading more than maxTransactionBytes, which the host would read
-// from anybody before it asks for a signature. A body whose length is not announced breaks off there, which
-// the host answers with 400.
-func withBoundedBody(handler http.Handler) http.Handler {
-	tooLarge := httputil.MakeExternalAPI("federation_send", func(*http.Request) util.JSONResponse {
-		return util.JSONResponse{
-			Code: http.StatusRequestEntityTooLarge,
-			JSON: spec.MatrixError{
-				ErrCode: "M_TOO_LARGE",
-				Err:     fmt.Sprintf("A transaction may have %d bytes. Send fewer PDUs and EDUs at once.", maxTransactionBytes),
-			},
-			// Go's server reads on before it answers, unless the connection is to be closed.
-			Headers: map[string]string{"Connection": "close"},
-		}
-	})
+// withBoundedBody keeps the handler from reading a body of more than maxTransactionBytes, and many bodies at once, which the host
+// would read from anybody before it asks for a signature.
+func withBoundedBody(hold holdBody, handler http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		if req.ContentLength > maxTransactionBytes {
-			tooLarge.ServeHTTP(w, req)
+		release, refusal := hold(req, maxTransactionBytes)
+		if refusal != nil {
+			httputil.MakeExternalAPI("federation_send", func(*http.Request) util.JSONResponse { return *refusal }).ServeHTTP(w, req)
 			return
 		}
-		req.Body = http.MaxBytesReader(w, req.Body, maxTransactionBytes)
+		defer release()
 		handler.ServeHTTP(w, req)
 	})
 }
+
+// holdBody is Module.HoldBody.
+type holdBody func(req *http.Request, limit int) (release func(), refusal *util.JSONResponse)
 
 // underWay counts what is under way for each server. Servers with nothing under way take no memory.
 type underWay struct {

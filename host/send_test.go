@@ -377,7 +377,7 @@ func TestTransactionThatIsTooLarge(t *testing.T) {
 		t.Errorf("%d bytes were read, and the connection is kept: %v", body.read, w.Header())
 	}
 	req.ContentLength = -1
-	wantAnswer(t, s.serve(req), http.StatusBadRequest, ``)
+	wantAnswer(t, s.serve(req), http.StatusRequestEntityTooLarge, `M_TOO_LARGE`)
 	if body.read > maxTransactionBytes+1 {
 		t.Errorf("%d bytes were read", body.read)
 	}
@@ -388,10 +388,11 @@ func TestLargestBodyIsReadWhole(t *testing.T) {
 	if maxTransactionBytes < (50+100)*(64<<10+1024) {
 		t.Errorf("a transaction may have %d bytes", maxTransactionBytes)
 	}
+	module := startSendServer(t).module
 	for _, announced := range []int64{maxTransactionBytes, -1} {
 		var read int
 		var err error
-		handler := withBoundedBody(http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) {
+		handler := withBoundedBody(module.HoldBody, http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) {
 			var body []byte
 			body, err = io.ReadAll(req.Body)
 			read = len(body)

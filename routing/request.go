@@ -1,8 +1,8 @@
 package routing
 
 import (
+	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"strings"
 	"unicode/utf8"
@@ -12,6 +12,7 @@ import (
 	"github.com/matrix-org/util"
 
 	"github.com/matrix-org/dendrite/todevicemodule/devices"
+	"github.com/matrix-org/dendrite/todevicemodule/internal/bodies"
 	"github.com/matrix-org/dendrite/todevicemodule/internal/wire"
 	"github.com/matrix-org/dendrite/todevicemodule/types"
 )
@@ -30,34 +31,42 @@ type Limits struct {
 	RequestBytes int // the body
 }
 
-// readBody reads the body up to the limit and not a byte further.
-func readBody(req *http.Request, limit int) ([]byte, *util.JSONResponse) {
-	over := tooLarge(fmt.Sprintf("The request is larger than %d bytes. Send it in several requests, each with fewer devices.", limit))
-	// Go's server reads on before it answers, unless the connection is to be closed.
-	over.Headers = map[string]string{"Connection": "close"}
-	if req.ContentLength > int64(limit) {
-		return nil, over
-	}
-	body, err := io.ReadAll(io.LimitReader(req.Body, int64(limit)+1))
+// readBody reads the body, which has to be released, up to the limit and not a byte further.
+func (h *SendToDevice) readBody(req *http.Request) (*bodies.Body, *util.JSONResponse) {
+	limit := h.Limits.RequestBytes
+	body, err := h.Bodies.Read(req.Context(), req.Body, req.ContentLength, limit)
 	if err != nil {
-		// The connection broke, so this reaches nobody, or a proxy that may try again.
-		return nil, &util.JSONResponse{
-			Code: http.StatusServiceUnavailable,
-			JSON: spec.MatrixError{ErrCode: spec.ErrorUnknown, Err: "The request did not arrive whole. Send it again."},
-		}
-	}
-	if len(body) > limit {
-		return nil, over
+		return nil, BodyError(err, fmt.Sprintf("The request is larger than %d bytes. Send it in several requests, each with fewer devices.", limit))
 	}
 	return body, nil
 }
 
+// BodyError is the answer to a request whose body could not be read, with what to say of one that is too large.
+func BodyError(err error, whenTooLarge string) (res *util.JSONResponse) {
+	switch {
+	case errors.Is(err, bodies.ErrTooLarge):
+		res = tooLarge(whenTooLarge)
+	case errors.Is(err, bodies.ErrNoRoom):
+		res = matrixError(http.StatusServiceUnavailable, spec.ErrorUnknown,
+			"The server has no room for this request beside others that are large, or it arrived too slowly. Send the same request again later.")
+	default:
+		// The connection broke, so this reaches nobody, or a proxy that may try again.
+		return matrixError(http.StatusServiceUnavailable, spec.ErrorUnknown, "The request did not arrive whole. Send it again.")
+	}
+	// Go's server reads on before it answers, unless the connection is to be closed.
+	res.Headers = map[string]string{"Connection": "close"}
+	if res.Code == http.StatusServiceUnavailable {
+		res.Headers["Retry-After"] = "1"
+	}
+	return res
+}
+
 // parseBody returns the targets that a request's body names, whoever they are.
-func parseBody(body []byte, limits Limits) ([]devices.Target, *util.JSONResponse) {
-	value, ok := wire.Parse(body)
+func parseBody(body string, limits Limits) ([]devices.Target, *util.JSONResponse) {
+	value, ok := wire.ParseText(body)
 	switch {
 	case ok:
-	case utf8.Valid(body):
+	case utf8.ValidString(body):
 		return nil, matrixError(http.StatusBadRequest, spec.ErrorNotJSON, "The request body is not JSON.")
 	default:
 		return nil, invalidParam("The request body is not valid UTF-8.")

@@ -10,6 +10,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/matrix-org/dendrite/todevicemodule/devices"
+	"github.com/matrix-org/dendrite/todevicemodule/internal/bodies"
 	"github.com/matrix-org/dendrite/todevicemodule/internal/limiter"
 	"github.com/matrix-org/dendrite/todevicemodule/internal/wire"
 	"github.com/matrix-org/dendrite/todevicemodule/outbox"
@@ -33,6 +34,8 @@ type SendToDevice struct {
 	// Federates says that messages are sent to other servers; otherwise their users are passed over.
 	Federates bool
 	Limits    Limits
+	// Bodies bounds what the bodies of requests take in memory together; nil has no bound.
+	Bodies *bodies.Room
 	// KeyRequests limits how many m.room_key_request of one device are taken for devices of other users, each
 	// device named counting as one, unless the message is not stored; nil takes any number.
 	KeyRequests *limiter.Limiter[types.Device]
@@ -64,11 +67,12 @@ func (h *SendToDevice) Handle(req *http.Request, sender types.Device, eventType,
 	if !storage.Storable(sender) {
 		return *invalidParam("Your device ID is too long, or has characters that can't be stored. Sign in again with another one.")
 	}
-	body, res := readBody(req, h.Limits.RequestBytes)
+	body, res := h.readBody(req)
 	if res != nil {
 		return *res
 	}
-	named, res := parseBody(body, h.Limits)
+	defer body.Release() // what is made of it is kept until the message is stored
+	named, res := parseBody(body.Text(), h.Limits)
 	if res != nil {
 		return *res
 	}

@@ -54,6 +54,9 @@ func (r *Room) Read(ctx context.Context, source io.Reader, length int64, limit i
 	b := r.begin()
 	if err := b.fill(ctx, source, length, limit); err != nil {
 		b.Release()
+		if r != nil && r.Refused != nil && errors.Is(err, ErrNoRoom) {
+			r.Refused()
+		}
 		return nil, err
 	}
 	return b, nil

@@ -29,6 +29,8 @@ const (
 type Room struct {
 	most int64
 	wait time.Duration
+	// Refused is called for each body that finds no room. It is set before the first one comes; nil means that nobody is told.
+	Refused func()
 
 	mu           sync.Mutex
 	small, large int64 // bytes held by small and by large bodies

@@ -21,6 +21,14 @@ func Parse(raw []byte) (Valid, bool) {
 	return Valid(raw), true
 }
 
+// ParseText is Parse of a string, which it does not copy.
+func ParseText(text string) (Valid, bool) {
+	if !isJSONText(text) || !utf8.ValidString(text) {
+		return "", false
+	}
+	return Valid(text), true
+}
+
 // fewLevels is up to how many levels the faster check of JSON may take. It recurses for each, and the stack of a goroutine
 // is bounded.
 const fewLevels = 10_000
@@ -30,6 +38,13 @@ func isJSON(raw []byte) bool {
 		return json.Valid(raw)
 	}
 	return gjson.ValidBytes(raw)
+}
+
+func isJSONText(text string) bool {
+	if strings.Count(text, "{")+strings.Count(text, "[") > fewLevels {
+		return json.Valid([]byte(text))
+	}
+	return gjson.Valid(text)
 }
 
 // Object returns the members of a JSON object by their keys, which are matched exactly, unlike those of a struct: of several with
