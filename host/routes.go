@@ -30,7 +30,7 @@ func (d *Dendrite) addSendToDeviceRoute(client *mux.Router) {
 		sender := types.Device{UserID: device.UserID, DeviceID: device.ID}
 		return d.module.SendToDevice(req, sender, vars["eventType"], vars["txnID"])
 	}, httputil.WithAllowGuests())
-	client.Handle("/{apiversion:(?:r0|v3|unstable)}/sendToDevice/{eventType}/{txnID}", handler).
+	client.Handle("/{apiversion:(?:r0|v3|unstable)}/sendToDevice/{eventType}/{txnID}", withInterruptibleBody(handler)).
 		Methods(http.MethodPut, http.MethodOptions)
 }
 

@@ -17,6 +17,7 @@ const maxTransactionBytes = (maxPDUs+maxEDUs)*(64<<10) + 16<<20
 // would read from anybody before it asks for a signature.
 func withBoundedBody(hold holdBody, handler http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		req.Body = body{req.Body, w}
 		release, refusal := hold(req, maxTransactionBytes)
 		if refusal != nil {
 			httputil.MakeExternalAPI("federation_send", func(*http.Request) util.JSONResponse { return *refusal }).ServeHTTP(w, req)

@@ -42,6 +42,13 @@ type Body struct {
 	asked   time.Time     // when it began to wait for room
 	waited  time.Duration // for room, in all
 	evicted bool
+	source  io.Reader
+}
+
+// Interruptible is a source whose Read can be ended by a deadline that has passed, as a connection's can. One that is
+// not learns that it had to make room when more arrives.
+type Interruptible interface {
+	SetReadDeadline(deadline time.Time) error
 }
 
 // Read reads a body to its end. It returns ErrTooLarge once more than limit bytes have come, without reading on; ErrNoRoom;
@@ -51,7 +58,7 @@ func (r *Room) Read(ctx context.Context, source io.Reader, length int64, limit i
 	if length > int64(limit) {
 		return nil, ErrTooLarge
 	}
-	b := r.begin()
+	b := r.begin(source)
 	if err := b.fill(ctx, source, length, limit); err != nil {
 		b.Release()
 		if r != nil && r.Refused != nil && errors.Is(err, ErrNoRoom) {
@@ -89,7 +96,7 @@ func (b *Body) fill(ctx context.Context, source io.Reader, length int64, limit i
 			case err == io.EOF:
 				return b.end(piece)
 			case err != nil:
-				return err
+				return b.broken(err)
 			}
 		}
 	}

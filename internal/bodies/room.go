@@ -2,6 +2,7 @@ package bodies
 
 import (
 	"context"
+	"io"
 	"slices"
 	"sync"
 	"time"
@@ -60,8 +61,8 @@ func (r *Room) Waiting() int {
 	return r.waiting
 }
 
-func (r *Room) begin() *Body {
-	b := &Body{room: r, index: -1}
+func (r *Room) begin(source io.Reader) *Body {
+	b := &Body{room: r, index: -1, source: source}
 	if r == nil {
 		return b
 	}
@@ -272,7 +273,7 @@ func (r *Room) helps(b, first *Body) bool {
 	return !first.willBeLarge() || b.isLarge() || r.large+first.wants <= r.most/4*3
 }
 
-// evict has a body lose all that it holds. Who reads it learns that when it wants more.
+// evict has a body lose all that it holds.
 func (r *Room) evict(b *Body) {
 	if b.wants != 0 {
 		r.count(b, -1)
@@ -281,6 +282,22 @@ func (r *Room) evict(b *Body) {
 	r.hold(b, 0)
 	b.pieces, b.evicted = nil, true
 	r.leave(b)
+	if source, ok := b.source.(Interruptible); ok {
+		_ = source.SetReadDeadline(time.Unix(1, 0))
+	}
+}
+
+// broken returns why a source could not be read.
+func (b *Body) broken(err error) error {
+	if b.room == nil {
+		return err
+	}
+	b.room.mu.Lock()
+	defer b.room.mu.Unlock()
+	if b.evicted {
+		return ErrNoRoom
+	}
+	return err
 }
 
 func (r *Room) leave(b *Body) {
@@ -326,6 +343,6 @@ func (b *Body) Release() {
 		r.leave(b)
 	}
 	r.hold(b, 0)
-	b.pieces, b.room = nil, nil
+	b.pieces, b.room, b.source = nil, nil, nil
 	r.settle()
 }

@@ -1,0 +1,156 @@
+package e2e
+
+import (
+	"bufio"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"maunium.net/go/mautrix/id"
+)
+
+const (
+	// floodBody is the size of a body of a flood: a little less than the default of max_request_bytes.
+	floodBody = 9_600_000
+	// largestFlood is how much more memory, in KiB, a flood of them may take than a server takes without. The bodies themselves have
+	// room for 48 MiB at once.
+	largestFlood = 512 << 10
+)
+
+// floodMessages returns as many messages of the largest size as have about floodBody bytes, for devices that the user does not have.
+func floodMessages(user id.UserID) []byte {
+	const each = 60_000
+	devices := map[id.DeviceID]any{}
+	for len(devices) < floodBody/each {
+		devices[id.DeviceID(fmt.Sprintf("NOBODY%d", len(devices)))] = object{"a": strings.Repeat("x", each-20)}
+	}
+	return Messages{user: devices}.Body()
+}
+
+// Forty clients that send as much as they may, all the time: the server's memory stays within its bound, whatever finds no room is told to
+// come again, and others' messages go on.
+func TestFloodOfLargeRequests(t *testing.T) {
+	onEach(t, func(t *testing.T, b Backend) {
+		s := StartServer(t, b, Options{ToDevice: object{"max_request_bytes": 10 << 20}})
+		alice, bob, carol := Register(t, s, "alice"), Register(t, s, "bob"), Register(t, s, "carol")
+		alice.Send(t, "m.test", To(object{"n": -1}, carol))
+		events, since := carol.Receive(t, "", 1)
+		wantNumbers(t, numbers(t, events), -1, 0)
+		empty := memoryPeak(s.process.Process.Pid)
+
+		body := floodMessages(bob.UserID)
+		var stored, refused, over atomic.Int32
+		var group sync.WaitGroup
+		for range 40 {
+			group.Go(func() {
+				for over.Load() == 0 {
+					switch a := rawPut(t, alice, alice.PutURL("v3", "m.test", unique("txn")), body); {
+					case a.Status == http.StatusOK:
+						stored.Add(1)
+					case a.Status == http.StatusServiceUnavailable, a.Err != nil: // it may be cut off while it still sends
+						refused.Add(1)
+					default:
+						t.Errorf("want 200 or 503, got %v", a)
+						return
+					}
+				}
+			})
+		}
+		slowest, n := time.Duration(0), 0
+		for ; stored.Load() < 120; n++ {
+			began := time.Now()
+			carol.Send(t, "m.test", To(object{"n": n}, carol))
+			events, since = carol.Receive(t, since, 1)
+			wantNumbers(t, numbers(t, events), n, n+1)
+			slowest = max(slowest, time.Since(began))
+		}
+		over.Store(1)
+		group.Wait()
+		grown := memoryPeak(s.process.Process.Pid) - empty
+		t.Logf("%d large requests were taken, %d not, with %d MiB more memory than %d MiB; meanwhile %d messages, the slowest in %s",
+			stored.Load(), refused.Load(), grown>>10, empty>>10, n, slowest.Round(time.Millisecond))
+		if empty == 0 || grown > largestFlood {
+			t.Errorf("a flood took %d KiB more than the %d KiB before it", grown, empty)
+		}
+		if slowest > 10*time.Second {
+			t.Errorf("a message took %s during a flood", slowest)
+		}
+	})
+}
+
+// holdBody sends the head of a request and a part of its body, and then nothing more until it is answered. The answer, if one comes, goes
+// to answers.
+func holdBody(t *testing.T, c *Client, announced, part int, answers chan<- Answer) {
+	t.Helper()
+	target, err := url.Parse(c.PutURL("v3", "m.test", unique("txn")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := net.Dial("tcp", target.Host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	_, err = fmt.Fprintf(conn, "PUT %s HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n",
+		target.RequestURI(), target.Host, c.AccessToken, announced)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { _, _ = conn.Write([]byte(`{"messages":{` + strings.Repeat(" ", part))) }() // what has no room is not read
+	go func() {
+		res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			return // the test is over
+		}
+		answers <- readAnswer(t, res)
+		_ = res.Body.Close()
+	}()
+}
+
+// Whoever announces much and sends a part of it holds up nobody, be the part small or large, and gets 503 once others want the room.
+func TestSlowSendersHoldUpNobody(t *testing.T) {
+	onBoth(t, func(t *testing.T, b Backend) {
+		s := StartServer(t, b, Options{ToDevice: object{"max_request_bytes": 10 << 20, "limits": object{"body_bytes": 16 << 20}}})
+		alice, bob, carol := Register(t, s, "alice"), Register(t, s, "bob"), Register(t, s, "carol")
+		answers := make(chan Answer, 1000)
+		for range 300 {
+			holdBody(t, alice, 10<<20, 0, answers)
+			holdBody(t, alice, 10<<20, 60_000, answers)
+		}
+		for range 10 {
+			holdBody(t, alice, 10<<20, 4<<20, answers)
+		}
+		since, body := "", floodMessages(bob.UserID)
+		for n := range 20 {
+			began := time.Now()
+			carol.Send(t, "m.test", To(object{"n": n}, carol))
+			var events []Event
+			events, since = carol.Receive(t, since, 1)
+			wantNumbers(t, numbers(t, events), n, n+1)
+			if took := time.Since(began); took > 10*time.Second {
+				t.Errorf("a message took %s", took)
+			}
+		}
+		eventually(t, "a large request is taken", func() (bool, any) {
+			a := rawPut(t, carol, carol.PutURL("v3", "m.test", unique("txn")), body)
+			if a.Status != http.StatusOK && a.Status != http.StatusServiceUnavailable && a.Err == nil {
+				t.Fatalf("want 200 or 503, got %v", a)
+			}
+			return a.Status == http.StatusOK, a
+		})
+		select {
+		case a := <-answers:
+			if a.Status != http.StatusServiceUnavailable || a.ErrCode != "M_UNKNOWN" {
+				t.Errorf("who had to make room: want 503 M_UNKNOWN, got %v", a)
+			}
+		case <-time.After(deadline):
+			t.Error("nobody had to make room")
+		}
+	})
+}
