@@ -17,7 +17,7 @@ import (
 	"github.com/matrix-org/dendrite/todevicemodule/types"
 )
 
-// maxRecipients bounds the devices that one request names. Clients send to some hundreds at the
+// maxRecipients bounds the users, and the devices, that one request names. Clients send to some hundreds at the
 // most; each name may cost the host a look-up.
 const maxRecipients = 10_000
 
@@ -71,23 +71,32 @@ func parseBody(body string, limits Limits) ([]devices.Target, *util.JSONResponse
 	default:
 		return nil, invalidParam("The request body is not valid UTF-8.")
 	}
-	request, ok := value.Object()
-	if !ok {
+	request, ok, fits := value.ObjectOf(maxRecipients)
+	switch {
+	case !ok:
 		return nil, badJSON("The request body must be a JSON object.")
+	case !fits:
+		return nil, tooLarge("The request body has too many members beside \"messages\". Leave them out.")
 	}
 	messages, ok := request["messages"]
 	if !ok {
 		return nil, matrixError(http.StatusBadRequest, spec.ErrorMissingParam, "The request body has no \"messages\".")
 	}
-	users, ok := messages.Object()
-	if !ok {
+	users, ok, fits := messages.ObjectOf(maxRecipients)
+	switch {
+	case !ok:
 		return nil, badJSON("\"messages\" must be an object from user IDs to objects.")
+	case !fits:
+		return nil, tooMany()
 	}
 	targets := make([]devices.Target, 0, min(len(users), maxRecipients))
 	for userID, part := range users {
-		contents, ok := part.Object()
-		if !ok {
+		contents, ok, fits := part.ObjectOf(maxRecipients - len(targets))
+		switch {
+		case !ok:
 			return nil, badJSON(fmt.Sprintf("messages[%q] must be an object from device IDs to contents.", quote(userID)))
+		case !fits:
+			return nil, tooMany()
 		}
 		for deviceID, value := range contents {
 			content := []byte(value)
@@ -96,11 +105,12 @@ func parseBody(body string, limits Limits) ([]devices.Target, *util.JSONResponse
 			}
 			targets = append(targets, devices.Target{Device: types.Device{UserID: userID, DeviceID: deviceID}, Content: content})
 		}
-		if len(targets) > maxRecipients {
-			return nil, tooLarge(fmt.Sprintf("The request names more than %d devices. Send it in several requests.", maxRecipients))
-		}
 	}
 	return targets, nil
+}
+
+func tooMany() *util.JSONResponse {
+	return tooLarge(fmt.Sprintf("The request names more than %d users or devices. Send it in several requests.", maxRecipients))
 }
 
 func checkContent(userID, deviceID string, content []byte, limit int) *util.JSONResponse {

@@ -412,7 +412,7 @@ func TestRecipientLimit(t *testing.T) {
 	}
 	route, sender = newRoute(usualLimits)
 	res := handle(route, `{"messages":{"@bob:here":{`+devices(most/2)+`},"@eve:here":{`+devices(most/2+1)+`}}}`)
-	wantRefusal(t, res, sender, http.StatusRequestEntityTooLarge, "M_TOO_LARGE", "10000 devices")
+	wantRefusal(t, res, sender, http.StatusRequestEntityTooLarge, "M_TOO_LARGE", "10000 users or devices")
 }
 
 func TestDeepJSON(t *testing.T) {

@@ -4,6 +4,7 @@ package wire
 import (
 	"bytes"
 	"encoding/json"
+	"math"
 	"strings"
 	"unicode/utf8"
 
@@ -50,16 +51,28 @@ func isJSONText(text string) bool {
 // Object returns the members of a JSON object by their keys, which are matched exactly, unlike those of a struct: of several with
 // one key the last. It returns false for anything else.
 func (v Valid) Object() (map[string]Valid, bool) {
+	members, isObject, _ := v.ObjectOf(math.MaxInt)
+	return members, isObject
+}
+
+// ObjectOf is Object for what others may make as large as they like: a member takes twenty times the memory that it took as text. It
+// returns fits false, and not all of the members, if there are more than most, those with the same key included.
+func (v Valid) ObjectOf(most int) (members map[string]Valid, isObject, fits bool) {
 	object := gjson.Parse(string(v))
 	if !object.IsObject() {
-		return nil, false
+		return nil, false, false
 	}
-	members := make(map[string]Valid)
+	members, fits = make(map[string]Valid), true
+	seen := 0
 	object.ForEach(func(key, member gjson.Result) bool {
+		if seen++; seen > most {
+			fits = false
+			return false
+		}
 		members[text(key)] = Valid(member.Raw)
 		return true
 	})
-	return members, true
+	return members, true, fits
 }
 
 // String returns what a JSON string says. It returns false for anything else, such as null.

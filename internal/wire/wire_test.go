@@ -45,6 +45,27 @@ func TestObject(t *testing.T) {
 	}
 }
 
+func TestObjectOf(t *testing.T) {
+	for raw, want := range map[string]bool{`{}`: true, `{"a":1,"b":{"c":1,"d":2}}`: true, `{"a":1,"b":2,"c":3}`: false, `{"a":1,"a":2,"a":3}`: false} {
+		members, isObject, fits := parse(raw).ObjectOf(2)
+		if !isObject || fits != want || len(members) > 2 {
+			t.Errorf("%s: %v, %v, %d members", raw, isObject, fits, len(members))
+		}
+	}
+	if _, isObject, _ := parse(`[]`).ObjectOf(2); isObject {
+		t.Error("an array is taken for an object")
+	}
+}
+
+func TestParseText(t *testing.T) {
+	for _, raw := range []string{``, `{}`, `{"a":"é"}`, "\"\xff\"", `{`, "[" + strings.Repeat("{},", 2*fewLevels) + "{}]", nested(10_001), nested(10_000)} {
+		value, ok := ParseText(raw)
+		if want, wantOK := Parse([]byte(raw)); value != want || ok != wantOK {
+			t.Errorf("%.20q: %.20q, %v, want %v", raw, value, ok, wantOK)
+		}
+	}
+}
+
 func TestString(t *testing.T) {
 	for _, raw := range []string{``, `null`, `1`, `{}`, `["a"]`, `"a`, `"a" "b"`, `'a'`, `true`} {
 		if text, ok := parse(raw).String(); ok {
