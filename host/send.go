@@ -101,6 +101,9 @@ func (s *sendRoute) serve(req *http.Request, request *fclient.FederationRequest,
 	}
 	defer s.underWay.end(origin)
 	toDevice, rest, err := splitTransaction(request)
+	if errors.Is(err, errTooManyParts) {
+		return tooManyParts()
+	}
 	if err == nil && len(toDevice) > 0 {
 		err = s.receive(req.Context(), origin, toDevice)
 	}

@@ -20,8 +20,11 @@ const (
 
 // splitTransaction returns the contents of a transaction's m.direct_to_device EDUs, in their order, and a
 // request with everything else. A transaction that has none, or that the host refuses, is returned as it
-// is.
+// is; for one with too many parts the error is errTooManyParts.
 func splitTransaction(request *fclient.FederationRequest) (toDevice []json.RawMessage, rest *fclient.FederationRequest, err error) {
+	if err = checkParts(wire.Valid(request.Content())); err != nil { // JSON, as the signature is good
+		return nil, nil, err
+	}
 	// What the host would see, whose decoder takes "EDUS" for "edus" and puts together what stands there
 	// twice (federationapi/routing/send.go). No such trick must get an EDU past the module.
 	var host struct {
@@ -29,7 +32,7 @@ func splitTransaction(request *fclient.FederationRequest) (toDevice []json.RawMe
 		EDUs []gomatrixserverlib.EDU `json:"edus"`
 	}
 	err = json.Unmarshal(request.Content(), &host)
-	if err != nil || len(host.PDUs) > maxPDUs || len(host.EDUs) > maxEDUs || !slices.ContainsFunc(host.EDUs, isToDevice) {
+	if err != nil || !slices.ContainsFunc(host.EDUs, isToDevice) {
 		return nil, request, nil
 	}
 	fields, _ := wire.Valid(request.Content()).Object() // JSON, as the decoder has found

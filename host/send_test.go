@@ -346,7 +346,7 @@ func TestTransactionThatIsTooLong(t *testing.T) {
 	for i := range edus {
 		edus[i] = toBob(fmt.Sprint(i), `{}`)
 	}
-	wantAnswer(t, s.send(t, "there", "one", transaction(edus...)), http.StatusBadRequest, `max 50 pdus / 100 edus`)
+	wantAnswer(t, s.send(t, "there", "one", transaction(edus...)), http.StatusBadRequest, `50 PDUs, 100 EDUs`)
 	if got := s.stored(t); got != "" {
 		t.Errorf("stored is %s", got)
 	}

@@ -58,21 +58,27 @@ func (v Valid) Object() (map[string]Valid, bool) {
 // ObjectOf is Object for what others may make as large as they like: a member takes twenty times the memory that it took as text. It
 // returns fits false, and not all of the members, if there are more than most, those with the same key included.
 func (v Valid) ObjectOf(most int) (members map[string]Valid, isObject, fits bool) {
-	object := gjson.Parse(string(v))
-	if !object.IsObject() {
+	if !gjson.Parse(string(v)).IsObject() {
 		return nil, false, false
 	}
 	members, fits = make(map[string]Valid), true
 	seen := 0
-	object.ForEach(func(key, member gjson.Result) bool {
+	v.Each(func(key string, member Valid) bool {
 		if seen++; seen > most {
 			fits = false
 			return false
 		}
-		members[text(key)] = Valid(member.Raw)
+		members[key] = member
 		return true
 	})
 	return members, true, fits
+}
+
+// Each calls f with each member of an object, or each item of an array, whose key is empty, until f returns false.
+func (v Valid) Each(f func(key string, value Valid) bool) {
+	if container := gjson.Parse(string(v)); container.IsObject() || container.IsArray() {
+		container.ForEach(func(key, value gjson.Result) bool { return f(text(key), Valid(value.Raw)) })
+	}
 }
 
 // String returns what a JSON string says. It returns false for anything else, such as null.
