@@ -28,7 +28,8 @@ import (
 // transactionsAtOnce bounds the transactions of one server that are under way. A server sends the next
 // one when the last was answered (server-server API, "Transactions"). The others are for one that it sends
 // again each minute, as Synapse does, while a proxy keeps up the requests that it gave up; a 429 makes
-// Synapse leave this server alone for ten minutes.
+// Synapse leave this server alone for ten minutes. Together they may be as large as one may be alone: the PDUs of a transaction
+// may take minutes, in which its body takes room from other servers.
 const transactionsAtOnce = 10
 
 // retryAfterMillis is when a server that has too many transactions under way is to try again.
@@ -65,7 +66,7 @@ func (d *Dendrite) addSendRoute(
 			)
 		},
 		hold:     d.module.HoldBody,
-		underWay: newUnderWay(transactionsAtOnce),
+		underWay: newUnderWay(transactionsAtOnce, maxTransactionBytes),
 		log:      d.log,
 	}
 	route.register(routers.Federation, &cfg.Global, m.KeyRing, d.wakeups)
@@ -93,13 +94,14 @@ func (s *sendRoute) register(federation *mux.Router, global *config.Global, keys
 // server sends all of it again.
 func (s *sendRoute) serve(req *http.Request, request *fclient.FederationRequest, vars map[string]string) util.JSONResponse {
 	origin := string(request.Origin())
-	if !s.underWay.begin(origin) {
+	bytes := len(request.Content())
+	if !s.underWay.begin(origin, bytes) {
 		return util.JSONResponse{
 			Code: http.StatusTooManyRequests,
 			JSON: spec.LimitExceeded("Your server has too many transactions under way. Wait for the answers to those.", retryAfterMillis),
 		}
 	}
-	defer s.underWay.end(origin)
+	defer s.underWay.end(origin, bytes)
 	toDevice, rest, err := splitTransaction(request)
 	if errors.Is(err, errTooManyParts) {
 		return tooManyParts()

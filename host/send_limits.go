@@ -33,31 +33,38 @@ type holdBody func(req *http.Request, limit int) (release func(), refusal *util.
 
 // underWay counts what is under way for each server. Servers with nothing under way take no memory.
 type underWay struct {
-	most int
+	most, mostBytes int
 
 	mu    sync.Mutex
-	count map[string]int
+	count map[string]counted
 }
 
-func newUnderWay(most int) *underWay {
-	return &underWay{most: most, count: make(map[string]int)}
+type counted struct{ transactions, bytes int }
+
+// newUnderWay bounds the transactions of each server, and their size together unless it is only one.
+func newUnderWay(most, mostBytes int) *underWay {
+	return &underWay{most: most, mostBytes: mostBytes, count: make(map[string]counted)}
 }
 
-// begin returns false if the server has the most under way; otherwise end must be called.
-func (u *underWay) begin(origin string) bool {
+// begin returns false if a transaction is one too many for its server, or too large beside the others; otherwise end must be called.
+func (u *underWay) begin(origin string, bytes int) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.count[origin] == u.most {
+	c := u.count[origin]
+	if c.transactions == u.most || c.transactions > 0 && c.bytes+bytes > u.mostBytes {
 		return false
 	}
-	u.count[origin]++
+	u.count[origin] = counted{c.transactions + 1, c.bytes + bytes}
 	return true
 }
 
-func (u *underWay) end(origin string) {
+func (u *underWay) end(origin string, bytes int) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.count[origin]--; u.count[origin] == 0 {
+	c := u.count[origin]
+	if c = (counted{c.transactions - 1, c.bytes - bytes}); c.transactions == 0 {
 		delete(u.count, origin)
+	} else {
+		u.count[origin] = c
 	}
 }

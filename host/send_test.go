@@ -464,7 +464,7 @@ func TestSameTransactionAtOnce(t *testing.T) {
 
 	answers := []int{http.StatusAccepted, http.StatusAccepted, http.StatusBadRequest}
 	route := &sendRoute{
-		underWay: newUnderWay(1),
+		underWay: newUnderWay(1, maxTransactionBytes),
 		next: func(_ *http.Request, _ *fclient.FederationRequest, id gomatrixserverlib.TransactionID) util.JSONResponse {
 			if id != "a/b" {
 				t.Errorf("the transaction is %q", id)
@@ -481,9 +481,9 @@ func TestSameTransactionAtOnce(t *testing.T) {
 }
 
 func TestUnderWayForgetsServersWithNothing(t *testing.T) {
-	u := newUnderWay(2)
+	u := newUnderWay(2, 1<<20)
 	begin := func(origin string, want bool) {
-		if u.begin(origin) != want {
+		if u.begin(origin, 1) != want {
 			t.Fatalf("begun is %v, of %s one more", u.count, origin)
 		}
 	}
@@ -491,12 +491,12 @@ func TestUnderWayForgetsServersWithNothing(t *testing.T) {
 	begin("a", true)
 	begin("a", false)
 	begin("b", true)
-	u.end("a")
+	u.end("a", 1)
 	begin("a", true)
 	begin("a", false)
-	u.end("a")
-	u.end("a")
-	u.end("b")
+	u.end("a", 1)
+	u.end("a", 1)
+	u.end("b", 1)
 	if len(u.count) != 0 {
 		t.Errorf("left is %v", u.count)
 	}
