@@ -3,6 +3,7 @@ package routing
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"time"
 
@@ -97,6 +98,9 @@ func (h *SendToDevice) Handle(req *http.Request, sender types.Device, eventType,
 	if err := h.Sender.Send(ctx, message); err != nil {
 		giveBack()
 		accepted.tellFailed()
+		if errors.Is(err, writer.ErrTooManyCopies) {
+			return *tooLarge("The message is for all devices of users who have too many, or too much data for all of them. Nothing was sent to anyone.")
+		}
 		log := h.Log.WithError(err).WithFields(logrus.Fields{"user_id": sender.UserID, "device_id": sender.DeviceID})
 		if req.Context().Err() != nil {
 			log.Debug("to_device: a client went away before its message was stored")

@@ -503,3 +503,12 @@ func TestTimeout(t *testing.T) {
 		t.Errorf("the answer is %d, want 503", res.Code)
 	}
 }
+
+// What can't be stored for so many devices never will be: the client is to send something else.
+func TestMessageForTooManyDevices(t *testing.T) {
+	route, sender := newRoute(usualLimits)
+	sender.send = func(context.Context) error { return fmt.Errorf("sending: %w", writer.ErrTooManyCopies) }
+	res := handle(route, `{"messages":{"@bob:here":{"*":{}}}}`)
+	sender.messages = nil
+	wantRefusal(t, res, sender, http.StatusRequestEntityTooLarge, "M_TOO_LARGE", "all devices")
+}

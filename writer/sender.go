@@ -43,7 +43,7 @@ type Sender struct {
 
 // Send returns nil once the messages are durably stored, in their order, for every target that exists,
 // or were before. They are stored together: after an error it is all of them or none. Its errors
-// are those of Writer.Submit but for ErrStale; where the host can't say which devices exist, or a NoneDeleted says no, it
+// are those of Writer.Submit but for ErrStale, and ErrTooManyCopies; where the host can't say which devices exist, or a NoneDeleted says no, it
 // returns ErrUnavailable.
 func (s *Sender) Send(ctx context.Context, messages ...Message) error {
 	for {
@@ -53,6 +53,9 @@ func (s *Sender) Send(ctx context.Context, messages ...Message) error {
 		submission, err := s.resolve(ctx, messages)
 		if err != nil {
 			return fmt.Errorf("%w: looking up the devices: %w", ErrUnavailable, err)
+		}
+		if err = checkReach(&submission, messages); err != nil {
+			return err
 		}
 		if err = s.Writer.Submit(ctx, submission); !errors.Is(err, ErrStale) {
 			return err

@@ -1,8 +1,10 @@
 package writer_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"testing"
@@ -70,6 +72,45 @@ func TestSendReachesTheDevicesOfTheCommit(t *testing.T) {
 			if err != nil || len(got) != want {
 				t.Errorf("device %s has %d messages (%v), want %d", deviceID, len(got), err, want)
 			}
+		}
+	})
+}
+
+// All devices of somebody who has made very many are too many at once, and so is a large content for all of many: nothing is stored.
+// Others' messages, and what names each device, are stored.
+func TestSendToTooMany(t *testing.T) {
+	testdb.Each(t, func(t *testing.T, open testdb.Open) {
+		f := start(t, open, nil)
+		many := make([]string, 10_001)
+		for i := range many {
+			many[i] = fmt.Sprint("D", i)
+		}
+		host := &accounts{devices: map[string][]string{bob.UserID: {bob.DeviceID}, "@many:test": many, "@some:test": many[:2000]}}
+		directory, err := devices.NewDirectory(host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sender := writer.Sender{Directory: directory, Writer: f.Writer}
+		all := func(userID string, size int) devices.Target {
+			content := append([]byte(`{"a":"`), bytes.Repeat([]byte("x"), size)...)
+			return devices.Target{Device: types.Device{UserID: userID, DeviceID: devices.AllDevices}, Content: append(content, `"}`...)}
+		}
+		for name, test := range map[string]struct {
+			targets []devices.Target
+			want    error
+		}{
+			"too many devices":       {[]devices.Target{all("@many:test", 1), all(bob.UserID, 1)}, writer.ErrTooManyCopies},
+			"much for many":          {[]devices.Target{all("@some:test", 32<<20/2000), all(bob.UserID, 60<<10)}, nil},
+			"too much data":          {[]devices.Target{all("@some:test", 64<<20/2000), all(bob.UserID, 1)}, writer.ErrTooManyCopies},
+			"no more than there may": {[]devices.Target{all("@some:test", 1)}, nil},
+		} {
+			if err := sender.Send(f.ctx, writer.Message{Sender: "@alice:test", Type: name, Targets: test.targets}); !errors.Is(err, test.want) {
+				t.Errorf("%s: %v, want %v", name, err, test.want)
+			}
+		}
+		got, err := f.store.Messages(f.ctx, bob, 0, 1<<62, 10, nil)
+		if err != nil || len(got) != 1 {
+			t.Errorf("%d messages are stored, want one: %v", len(got), err)
 		}
 	})
 }
