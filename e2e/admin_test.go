@@ -374,11 +374,21 @@ func TestAdminAPIRefusesOthers(t *testing.T) {
 		refused := site.refuse(t, root, 1)
 		values := site.device(site.bob)
 		values["destination"], values["position"] = site.remote.Name, itoa(refused[0].Position)
+		gone, deactivated := RegisterAdmin(t, site.server), RegisterAdmin(t, site.server)
+		for _, c := range []*Client{gone, deactivated} { // while their tokens are good
+			NewAdminAPI(site.server, c.AccessToken).Call(t, "GET", "/status", nil, "", http.StatusOK, &admin.Status{})
+		}
+		if _, err := gone.Logout(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		want200(t, deactivated, http.MethodPost, deactivated.BuildClientURL("v3", "account", "deactivate"), object{})
 		for name, who := range map[string]struct {
 			token   string
 			status  int
 			errcode string
 		}{
+			"an administrator who has signed out": {gone.AccessToken, http.StatusUnauthorized, "M_UNKNOWN_TOKEN"},
+			"a deactivated administrator":         {deactivated.AccessToken, http.StatusUnauthorized, "M_UNKNOWN_TOKEN"},
 			"a user":                              {site.alice.AccessToken, http.StatusForbidden, "M_FORBIDDEN"},
 			"the owner of the queue":              {site.bob.AccessToken, http.StatusForbidden, "M_FORBIDDEN"},
 			"a guest":                             {RegisterGuest(t, site.server).AccessToken, http.StatusForbidden, ""},

@@ -154,3 +154,114 @@ func TestSlowSendersHoldUpNobody(t *testing.T) {
 		}
 	})
 }
+
+// A client that sends requests as fast as it can, each its own transaction, delays others by a commit or two, and none of its own
+// requests is lost.
+func TestFloodOfTransactions(t *testing.T) {
+	const senders, each = 64, 200
+	onBoth(t, func(t *testing.T, b Backend) {
+		s := StartServer(t, b, Options{})
+		alice, bob, carol := Register(t, s, "alice"), Register(t, s, "bob"), Register(t, s, "carol")
+		empty := memoryPeak(s.process.Process.Pid)
+		var group sync.WaitGroup
+		done := make(chan struct{})
+		for range senders {
+			group.Go(func() {
+				for range each {
+					if a := alice.Put(t.Context(), "m.test", unique("txn"), To(object{"a": 1}, bob).Body()); a.Status != http.StatusOK {
+						t.Errorf("want 200, got %v", a)
+						return
+					}
+				}
+			})
+		}
+		go func() {
+			group.Wait()
+			close(done)
+		}()
+		slowest, n, since := time.Duration(0), 0, ""
+		for flooding := true; flooding; n++ {
+			began := time.Now()
+			carol.Send(t, "m.test", To(object{"n": n}, carol))
+			var events []Event
+			events, since = carol.Receive(t, since, 1)
+			wantNumbers(t, numbers(t, events), n, n+1)
+			slowest = max(slowest, time.Since(began))
+			select {
+			case <-done:
+				flooding = false
+			default:
+			}
+		}
+		grown := memoryPeak(s.process.Process.Pid) - empty
+		t.Logf("%d requests, with %d MiB more memory; meanwhile %d messages, the slowest in %s", senders*each, grown>>10, n, slowest.Round(time.Millisecond))
+		if slowest > 5*time.Second || grown > 256<<10 {
+			t.Errorf("a message took %s, and the flood %d KiB of memory", slowest, grown)
+		}
+		if got := queued(t, s.OpenDatabase(t), bob); got != senders*each {
+			t.Errorf("%d messages wait, want %d", got, senders*each)
+		}
+	})
+}
+
+// Another server that sends full transactions without a pause, several at a time, is told to wait, and holds up nobody.
+func TestFloodOfTransactionsOfAnotherServer(t *testing.T) {
+	const connections, each = 12, 2
+	onBoth(t, func(t *testing.T, b Backend) {
+		here := StartServer(t, b, Options{Federation: true, ToDevice: object{"limits": object{"body_bytes": 16 << 20}}})
+		remote, other := NewFakeRemote(t, here), NewFakeRemote(t, here)
+		bob, carol := Register(t, here, "bob"), Register(t, here, "carol")
+		remote.MustSend(t, here, "first", remote.ToDevice("first", To(object{"n": -1}, carol)))
+		events, since := carol.Receive(t, "", 1)
+		wantNumbers(t, numbers(t, events), -1, 0)
+		empty := memoryPeak(here.process.Process.Pid)
+
+		var edus []any
+		for n := range maxEDUs {
+			edus = append(edus, remote.ToDevice(unique("edu"), To(object{"n": n, "a": strings.Repeat("x", maxEDUBytes-1024)}, bob)))
+		}
+		var taken, refused atomic.Int32
+		var group sync.WaitGroup
+		done := make(chan struct{})
+		for range connections {
+			group.Go(func() {
+				for range each {
+					switch a := remote.Send(t, here, OwnTransaction{ID: unique("txn"), EDUs: edus}); {
+					case a.Status == http.StatusOK:
+						taken.Add(1)
+					case a.Status == http.StatusTooManyRequests, a.Status == http.StatusServiceUnavailable, a.Err != nil:
+						refused.Add(1)
+					default:
+						t.Errorf("want 200, 429 or 503, got %v", a)
+					}
+				}
+			})
+		}
+		go func() {
+			group.Wait()
+			close(done)
+		}()
+		slowest, n := time.Duration(0), 0
+		for flooding := true; flooding; n++ {
+			began := time.Now()
+			other.MustSend(t, here, unique("txn"), other.ToDevice(unique("edu"), To(object{"n": n}, carol)))
+			events, since = carol.Receive(t, since, 1)
+			wantNumbers(t, numbers(t, events), n, n+1)
+			slowest = max(slowest, time.Since(began))
+			select {
+			case <-done:
+				flooding = false
+			default:
+			}
+		}
+		grown := memoryPeak(here.process.Process.Pid) - empty
+		t.Logf("%d transactions were taken, %d not, with %d MiB more memory; meanwhile %d of another server, the slowest in %s",
+			taken.Load(), refused.Load(), grown>>10, n, slowest.Round(time.Millisecond))
+		if slowest > 10*time.Second || grown > largestFlood {
+			t.Errorf("a message took %s, and the flood %d KiB of memory", slowest, grown)
+		}
+		if taken.Load() == 0 {
+			t.Error("none was taken")
+		}
+	})
+}
