@@ -63,7 +63,7 @@ func TestFloodOfLargeRequests(t *testing.T) {
 			})
 		}
 		slowest, n := time.Duration(0), 0
-		for ; stored.Load() < 120; n++ {
+		for ; stored.Load() < 80; n++ {
 			began := time.Now()
 			carol.Send(t, "m.test", To(object{"n": n}, carol))
 			events, since = carol.Receive(t, since, 1)

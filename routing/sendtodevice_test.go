@@ -20,6 +20,7 @@ import (
 	"github.com/matrix-org/util"
 	"github.com/sirupsen/logrus"
 
+	"github.com/matrix-org/dendrite/todevicemodule/internal/bodies"
 	"github.com/matrix-org/dendrite/todevicemodule/routing"
 	"github.com/matrix-org/dendrite/todevicemodule/storage"
 	"github.com/matrix-org/dendrite/todevicemodule/types"
@@ -511,4 +512,27 @@ func TestMessageForTooManyDevices(t *testing.T) {
 	res := handle(route, `{"messages":{"@bob:here":{"*":{}}}}`)
 	sender.messages = nil
 	wantRefusal(t, res, sender, http.StatusRequestEntityTooLarge, "M_TOO_LARGE", "all devices")
+}
+
+// A request that finds no room is to come again; afterwards its room is given back.
+func TestRequestWithoutRoom(t *testing.T) {
+	const most = 1 << 20
+	route, sender := newRoute(usualLimits)
+	route.Bodies = bodies.NewRoom(most, 20*time.Millisecond)
+	other, err := route.Bodies.Read(t.Context(), strings.NewReader(strings.Repeat(" ", most)), most, most)
+	if err != nil {
+		t.Fatal(err)
+	}
+	large := `{"messages":{"@bob:here":{"D":{}}}}` + strings.Repeat(" ", 100<<10)
+	res := handle(route, large)
+	wantRefusal(t, res, sender, http.StatusServiceUnavailable, spec.ErrorUnknown, "again")
+	if res.Headers["Retry-After"] == "" || res.Headers["Connection"] != "close" {
+		t.Errorf("the headers are %v", res.Headers)
+	}
+	wantOK(t, handle(route, `{"messages":{"@bob:here":{"D":{}}}}`)) // small ones have room of their own
+	other.Release()
+	wantOK(t, handle(route, large))
+	if held := route.Bodies.Held(); held != 0 {
+		t.Errorf("%d bytes are held once all is answered", held)
+	}
 }
