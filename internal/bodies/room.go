@@ -169,7 +169,6 @@ func (r *Room) waitFor(ctx context.Context, b *Body) error {
 	}
 	r.count(b, -1)
 	b.wants = 0
-	r.settle() // who came after it may fit
 	return err
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/iotest"
@@ -256,6 +257,69 @@ func TestWaiting(t *testing.T) {
 		mustRead(t, r, pattern(smallBytes-1)).Release() // goes past
 		first.Release()
 		<-done
+		wantEmpty(t, r)
+	})
+}
+
+// A large body that waits is not overtaken by those that come later and want less.
+func TestLargeBodiesInOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := NewRoom(16*mib, wait)
+		first := mustRead(t, r, pattern(8*mib))
+		var order []int
+		var mu sync.Mutex
+		for i, size := range []int{11 * mib, 3 * mib} { // the second would fit beside the one that is there
+			go func() {
+				b := mustRead(t, r, pattern(size))
+				mu.Lock()
+				order = append(order, i)
+				mu.Unlock()
+				time.Sleep(time.Second)
+				b.Release()
+			}()
+			synctest.Wait()
+		}
+		if r.Waiting() != 2 {
+			t.Errorf("%d wait, want 2", r.Waiting())
+		}
+		first.Release()
+		time.Sleep(3 * time.Second)
+		synctest.Wait()
+		if len(order) != 2 || order[0] != 0 {
+			t.Errorf("the order is %v", order)
+		}
+		wantEmpty(t, r)
+	})
+}
+
+// A small body that finds no room takes that of a large one that waits for its own.
+func TestSmallBodyGoesFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := NewRoom(16*mib, wait)
+		held := []*Body{mustRead(t, r, pattern(12*mib))}
+		for r.small < 4*mib-smallBytes {
+			held = append(held, mustRead(t, r, pattern(min(smallBytes-1, int(4*mib-smallBytes-r.small)))))
+		}
+		refused := make(chan error, 1)
+		go func() {
+			_, err := r.Read(t.Context(), bytes.NewReader(pattern(mib)), mib, mib)
+			refused <- err
+		}()
+		synctest.Wait()
+		if r.Waiting() != 1 || r.small != 4*mib {
+			t.Fatalf("%d wait, small ones hold %d bytes", r.Waiting(), r.small)
+		}
+		began := time.Now()
+		held = append(held, mustRead(t, r, pattern(2000)))
+		if waited := time.Since(began); waited != 0 {
+			t.Errorf("the small one waited for %s", waited)
+		}
+		if err := <-refused; !errors.Is(err, ErrNoRoom) {
+			t.Errorf("the large one: %v", err)
+		}
+		for _, b := range held {
+			b.Release()
+		}
 		wantEmpty(t, r)
 	})
 }
