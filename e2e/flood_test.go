@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -22,6 +23,14 @@ const (
 	// room for 48 MiB at once.
 	largestFlood = 512 << 10
 )
+
+// mostGrowth is how much more memory a server may take in KiB: the race detector takes some five to ten times what the program does.
+func mostGrowth(kib int) int {
+	if os.Getenv(envRace) == "1" {
+		return 10 * kib
+	}
+	return kib
+}
 
 // floodMessages returns as many messages of the largest size as have about floodBody bytes, for devices that the user does not have.
 func floodMessages(user id.UserID) []byte {
@@ -75,7 +84,7 @@ func TestFloodOfLargeRequests(t *testing.T) {
 		grown := memoryPeak(s.process.Process.Pid) - empty
 		t.Logf("%d large requests were taken, %d not, with %d MiB more memory than %d MiB; meanwhile %d messages, the slowest in %s",
 			stored.Load(), refused.Load(), grown>>10, empty>>10, n, slowest.Round(time.Millisecond))
-		if empty == 0 || grown > largestFlood {
+		if empty == 0 || grown > mostGrowth(largestFlood) {
 			t.Errorf("a flood took %d KiB more than the %d KiB before it", grown, empty)
 		}
 		if slowest > 10*time.Second {
@@ -195,7 +204,7 @@ func TestFloodOfTransactions(t *testing.T) {
 		}
 		grown := memoryPeak(s.process.Process.Pid) - empty
 		t.Logf("%d requests, with %d MiB more memory; meanwhile %d messages, the slowest in %s", senders*each, grown>>10, n, slowest.Round(time.Millisecond))
-		if slowest > 5*time.Second || grown > 256<<10 {
+		if slowest > 10*time.Second || grown > mostGrowth(256<<10) {
 			t.Errorf("a message took %s, and the flood %d KiB of memory", slowest, grown)
 		}
 		if got := queued(t, s.OpenDatabase(t), bob); got != senders*each {
@@ -257,7 +266,7 @@ func TestFloodOfTransactionsOfAnotherServer(t *testing.T) {
 		grown := memoryPeak(here.process.Process.Pid) - empty
 		t.Logf("%d transactions were taken, %d not, with %d MiB more memory; meanwhile %d of another server, the slowest in %s",
 			taken.Load(), refused.Load(), grown>>10, n, slowest.Round(time.Millisecond))
-		if slowest > 10*time.Second || grown > largestFlood {
+		if slowest > 10*time.Second || grown > mostGrowth(largestFlood) {
 			t.Errorf("a message took %s, and the flood %d KiB of memory", slowest, grown)
 		}
 		if taken.Load() == 0 {

@@ -23,11 +23,11 @@ const (
 
 // pattern returns n bytes of which no two neighbouring pieces are the same.
 func pattern(n int) []byte {
-	text := make([]byte, n)
-	for i := range text {
-		text[i] = byte('a' + (i/7+i/4093)%26)
+	block := make([]byte, 4093) // of no power of two
+	for i := range block {
+		block[i] = byte('a' + i/7%26)
 	}
-	return text
+	return bytes.Repeat(block, n/len(block)+1)[:n]
 }
 
 // slow hands out a text at so many bytes a second, and then hangs if it is to, until the test is over.
