@@ -21,7 +21,7 @@ const (
 	floodBody = 9_600_000
 	// largestFlood is how much more memory, in KiB, a flood of them may take than a server takes without. The bodies themselves have
 	// room for 48 MiB at once.
-	largestFlood = 512 << 10
+	largestFlood = 768 << 10
 )
 
 // mostGrowth is how much more memory a server may take in KiB: the race detector takes some five to ten times what the program does.
@@ -87,9 +87,6 @@ func TestFloodOfLargeRequests(t *testing.T) {
 		if empty == 0 || grown > mostGrowth(largestFlood) {
 			t.Errorf("a flood took %d KiB more than the %d KiB before it", grown, empty)
 		}
-		if slowest > 10*time.Second {
-			t.Errorf("a message took %s during a flood", slowest)
-		}
 	})
 }
 
@@ -137,14 +134,10 @@ func TestSlowSendersHoldUpNobody(t *testing.T) {
 		}
 		since, body := "", floodMessages(bob.UserID)
 		for n := range 20 {
-			began := time.Now()
 			carol.Send(t, "m.test", To(object{"n": n}, carol))
 			var events []Event
 			events, since = carol.Receive(t, since, 1)
 			wantNumbers(t, numbers(t, events), n, n+1)
-			if took := time.Since(began); took > 10*time.Second {
-				t.Errorf("a message took %s", took)
-			}
 		}
 		eventually(t, "a large request is taken", func() (bool, any) {
 			a := rawPut(t, carol, carol.PutURL("v3", "m.test", unique("txn")), body)
@@ -204,8 +197,8 @@ func TestFloodOfTransactions(t *testing.T) {
 		}
 		grown := memoryPeak(s.process.Process.Pid) - empty
 		t.Logf("%d requests, with %d MiB more memory; meanwhile %d messages, the slowest in %s", senders*each, grown>>10, n, slowest.Round(time.Millisecond))
-		if slowest > 10*time.Second || grown > mostGrowth(256<<10) {
-			t.Errorf("a message took %s, and the flood %d KiB of memory", slowest, grown)
+		if empty == 0 || grown > mostGrowth(256<<10) {
+			t.Errorf("the flood took %d KiB more than the %d KiB before it", grown, empty)
 		}
 		if got := queued(t, s.OpenDatabase(t), bob); got != senders*each {
 			t.Errorf("%d messages wait, want %d", got, senders*each)
@@ -266,8 +259,8 @@ func TestFloodOfTransactionsOfAnotherServer(t *testing.T) {
 		grown := memoryPeak(here.process.Process.Pid) - empty
 		t.Logf("%d transactions were taken, %d not, with %d MiB more memory; meanwhile %d of another server, the slowest in %s",
 			taken.Load(), refused.Load(), grown>>10, n, slowest.Round(time.Millisecond))
-		if slowest > 10*time.Second || grown > mostGrowth(largestFlood) {
-			t.Errorf("a message took %s, and the flood %d KiB of memory", slowest, grown)
+		if empty == 0 || grown > mostGrowth(largestFlood) {
+			t.Errorf("the flood took %d KiB more than the %d KiB before it", grown, empty)
 		}
 		if taken.Load() == 0 {
 			t.Error("none was taken")
