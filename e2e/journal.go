@@ -3,23 +3,31 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"sync"
 )
 
 // Journal records what was promised and what arrived, and compares them: each message that was
-// answered with 200 must arrive once at each device it was sent to, and the messages of one
-// sender in the order they were sent.
+// answered with 200 must arrive once at each device it was sent to and at no other, and the messages
+// of one sending device in the order they were sent. It keeps what happened to each receiver, and shows the last of
+// that beside a broken promise.
 type Journal struct {
 	mu       sync.Mutex
+	sent     map[journalMessage][]string // to whom, where that was said
 	accepted map[journalKey]bool
-	arrived  map[string][]journalMessage // by receiver, in the order of arrival
-	repeats  int
-	copies   int
+	givenUp  map[journalKey]bool
+	seen     map[journalKey]int
+	last     map[journalLine]int // the last number that arrived
+	missing  map[string]int      // by receiver
+	found    Figures             // but for what only the end shows
+	happened map[string][]happening
+	faults   []string
 }
 
 // journalMessage is what a message of the journal says about itself.
 type journalMessage struct {
 	Sender string `json:"sender"`
+	Device string `json:"device,omitempty"` // where several devices of one user send
 	Seq    int    `json:"seq"`
 }
 
@@ -28,9 +36,23 @@ type journalKey struct {
 	receiver string
 }
 
+// journalLine is what has an order: what one device sends to one other.
+type journalLine struct{ sender, device, receiver string }
+
 // NewJournal returns an empty journal.
 func NewJournal() *Journal {
-	return &Journal{accepted: map[journalKey]bool{}, arrived: map[string][]journalMessage{}}
+	return &Journal{
+		sent: map[journalMessage][]string{}, accepted: map[journalKey]bool{}, givenUp: map[journalKey]bool{},
+		seen: map[journalKey]int{}, last: map[journalLine]int{}, missing: map[string]int{}, happened: map[string][]happening{},
+	}
+}
+
+// Sent records for whom a message is, before it is sent. Of a message that was not recorded so it is not known
+// whether it went to somebody else.
+func (j *Journal) Sent(m journalMessage, receivers []string) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.sent[m] = receivers
 }
 
 // Accepted records that a message to the receivers was answered with 200, after the number of
@@ -39,88 +61,137 @@ func (j *Journal) Accepted(m journalMessage, receivers []string, attempts int) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	for _, r := range receivers {
-		j.accepted[journalKey{m, r}] = true
+		key := journalKey{m, r}
+		if j.accepted[key] {
+			continue
+		}
+		j.accepted[key] = true
+		j.note(r, "%s answered 200 after %d attempts", m, attempts)
+		if j.seen[key] == 0 {
+			j.missing[r]++
+		}
 	}
 	if attempts > 1 {
-		j.repeats++
+		j.found.Retried++
+	}
+}
+
+// GivenUp records that nobody will repeat a message that had no answer: it may arrive, once, or not, and after
+// what was sent later.
+func (j *Journal) GivenUp(m journalMessage, receivers []string) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.found.GivenUp++
+	for _, r := range receivers {
+		j.givenUp[journalKey{m, r}] = true
 	}
 }
 
 // Arrived records the messages of one /sync response, in their order.
 func (j *Journal) Arrived(receiver string, events []Event) error {
+	messages, err := journalMessages(events)
+	if err != nil {
+		return err
+	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	for _, e := range events {
-		var m journalMessage
-		if err := json.Unmarshal(e.Content, &m); err != nil || m.Sender != e.Sender {
-			return fmt.Errorf("a message arrived that nobody sent: %s", describe(events))
-		}
-		j.arrived[receiver] = append(j.arrived[receiver], m)
-		j.copies++
+	for _, m := range messages {
+		j.arrived(receiver, m)
 	}
 	return nil
+}
+
+func (j *Journal) arrived(receiver string, m journalMessage) {
+	key, line := journalKey{m, receiver}, journalLine{m.Sender, m.Device, receiver}
+	j.note(receiver, "%s arrived", m)
+	j.found.Arrived++
+	j.seen[key]++
+	if j.seen[key] > 1 {
+		j.found.Doubled++
+		j.fault(receiver, fmt.Sprintf("%s arrived %d times", m, j.seen[key]))
+		return
+	}
+	if to, known := j.sent[m]; known && !slices.Contains(to, receiver) {
+		j.found.Leaked++
+		j.fault(receiver, fmt.Sprintf("%s arrived, which was sent to %v", m, to))
+		return
+	}
+	if j.accepted[key] {
+		j.missing[receiver]--
+	}
+	if j.givenUp[key] {
+		return
+	}
+	if before, ok := j.last[line]; ok && m.Seq < before {
+		j.found.Reordered++
+		j.fault(receiver, fmt.Sprintf("%s arrived after number %d", m, before))
+	}
+	j.last[line] = max(j.last[line], m.Seq)
+}
+
+// journalMessages reads the messages of a response. An error says that one of them was never sent.
+func journalMessages(events []Event) ([]journalMessage, error) {
+	messages := make([]journalMessage, len(events))
+	for i, e := range events {
+		if err := json.Unmarshal(e.Content, &messages[i]); err != nil || messages[i].Sender != e.Sender {
+			return nil, fmt.Errorf("a message arrived that nobody sent: %s", describe(events))
+		}
+	}
+	return messages, nil
 }
 
 // Counts returns how many copies were promised and how many arrived so far.
 func (j *Journal) Counts() (accepted, arrived int) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	return len(j.accepted), j.copies
+	return len(j.accepted), j.found.Arrived
 }
 
 // Outstanding returns how many copies that were promised to the receiver have not arrived.
 func (j *Journal) Outstanding(receiver string) int {
-	return j.check(receiver).Lost
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.missing[receiver]
 }
 
 // Figures are what a journal found, counted in copies: one message to three devices is three.
 type Figures struct {
 	Accepted, Arrived                    int
 	Retried                              int // messages answered with 200 after more than one attempt
+	GivenUp                              int // messages without an answer that nobody repeated
 	Lost, Doubled, Reordered, Unpromised int
+	Leaked                               int // arrived at a device they were not sent to
+	Again                                int // came again after they were acknowledged
+	Changed                              int // responses to a token that another one had contradicted
 }
 
 func (f Figures) String() string {
-	return fmt.Sprintf("%d copies answered 200 (%d requests repeated), %d arrived: %d lost, %d doubled, %d out of order, %d never answered 200",
-		f.Accepted, f.Retried, f.Arrived, f.Lost, f.Doubled, f.Reordered, f.Unpromised)
+	return fmt.Sprintf("%d copies answered 200 (%d requests repeated, %d given up), %d arrived: %d lost, %d doubled, %d out of order, "+
+		"%d never answered 200, %d leaked, %d again after their acknowledgement, %d responses that contradict another",
+		f.Accepted, f.Retried, f.GivenUp, f.Arrived, f.Lost, f.Doubled, f.Reordered, f.Unpromised, f.Leaked, f.Again, f.Changed)
 }
 
 // Good tells whether every promise was kept.
-func (f Figures) Good() bool { return f.Lost+f.Doubled+f.Reordered+f.Unpromised == 0 }
+func (f Figures) Good() bool {
+	return f.Lost+f.Doubled+f.Reordered+f.Unpromised+f.Leaked+f.Again+f.Changed == 0
+}
 
 // Check compares what was promised with what arrived. Call it when senders and receivers are
 // done: a message that was not yet answered with 200 counts as unpromised.
-func (j *Journal) Check() Figures { return j.check("") }
-
-func (j *Journal) check(only string) Figures {
+func (j *Journal) Check() Figures {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	f := Figures{Accepted: len(j.accepted), Arrived: j.copies, Retried: j.repeats}
-	seen := map[journalKey]int{}
-	for receiver, messages := range j.arrived {
-		if only != "" && receiver != only {
-			continue
-		}
-		last := map[string]int{}
-		for _, m := range messages {
-			key := journalKey{m, receiver}
-			seen[key]++
-			switch {
-			case seen[key] > 1:
-				f.Doubled++
-				continue
-			case !j.accepted[key]:
-				f.Unpromised++
-			}
-			if before, ok := last[m.Sender]; ok && m.Seq < before {
-				f.Reordered++
-			}
-			last[m.Sender] = max(last[m.Sender], m.Seq)
+	f := j.found
+	f.Accepted = len(j.accepted)
+	for key := range j.accepted {
+		if j.seen[key] == 0 {
+			f.Lost++
+			j.faultAbout(key.receiver, key.journalMessage, fmt.Sprintf("%s did not arrive", key.journalMessage))
 		}
 	}
-	for key := range j.accepted {
-		if seen[key] == 0 && (only == "" || key.receiver == only) {
-			f.Lost++
+	for key := range j.seen {
+		if !j.accepted[key] && !j.givenUp[key] {
+			f.Unpromised++
 		}
 	}
 	return f

@@ -100,6 +100,11 @@ func (l *Load) send(ctx context.Context, t testing.TB, c *Client, quit <-chan st
 			to = []*Client{l.receivers[rand.IntN(len(to))]}
 		}
 		m := journalMessage{Sender: c.UserID.String(), Seq: seq}
+		names := make([]string, len(to))
+		for i, r := range to {
+			names[i] = r.UserID.String()
+		}
+		l.Journal.Sent(m, names)
 		body, txn := To(m, to...).Body(), unique("txn")
 		attempts := 0
 		for ok := false; !ok; {
@@ -117,10 +122,6 @@ func (l *Load) send(ctx context.Context, t testing.TB, c *Client, quit <-chan st
 			default:
 				pause(ctx, c.server)
 			}
-		}
-		names := make([]string, len(to))
-		for i, r := range to {
-			names[i] = r.UserID.String()
 		}
 		l.Journal.Accepted(m, names, attempts)
 	}

@@ -185,6 +185,11 @@ func (s *Server) Start() error {
 	if err := s.launch(); err != nil {
 		return err
 	}
+	return s.awaitAnswer()
+}
+
+// awaitAnswer returns when a process that was launched answers, or has ended.
+func (s *Server) awaitAnswer() error {
 	ctx, cancel := context.WithTimeout(context.Background(), startDeadline)
 	defer cancel()
 	client := http.Client{Transport: transport, Timeout: 5 * time.Second}
@@ -247,6 +252,11 @@ func (s *Server) launch() error {
 	defer s.mu.Unlock()
 	exited := make(chan struct{})
 	s.process, s.exited = cmd, exited
+	select {
+	case <-s.ready: // of a process that ended by itself, or as it began to answer
+		s.ready = make(chan struct{})
+	default:
+	}
 	go func() {
 		s.exitErr = cmd.Wait()
 		close(exited)

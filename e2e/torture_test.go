@@ -1,0 +1,152 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strconv"
+	"testing"
+	"time"
+)
+
+const (
+	// envTorture names the environment variable with how long the faults go on, instead of for a short time.
+	envTorture = "TODEVICE_TORTURE"
+	// envSeed names the one with the seed of a run to repeat: its faults come in the same order.
+	envSeed = "TODEVICE_TEST_SEED"
+
+	// How long the faults go on, and one of them at most: as one of the tests, and for long.
+	shortTorture, shortFault = 18 * time.Second, 700 * time.Millisecond
+	longFault                = 3 * time.Second
+
+	// passAgain is how many messages must pass after a fault before the next one.
+	passAgain = 300
+)
+
+// Everything that a server stands on fails at random, over and over, while users send to one another and receive in all ways:
+// what was answered 200 arrives once, in order and nowhere else, and nothing comes again once it is acknowledged.
+func TestTorture(t *testing.T) {
+	onBoth(t, func(t *testing.T, b Backend) {
+		w := newTorture(t)
+		o := withTimeout(Options{})
+		var faults []*fault
+		switch b {
+		case Postgres:
+			pg := ownPostgres(t)
+			var wire *Wire
+			wire, o.Postgres = wirePostgres(t, pg.URL)
+			defer func() {
+				t.Logf("%d commits cut off before PostgreSQL, %d after it", wire.LostCommits.Load(), wire.UnansweredCommits.Load())
+			}()
+			faults = postgresFaults(pg, wire)
+		}
+		s := NewServer(t, b, o)
+		if b == SQLite {
+			faults = sqliteFaults(s)
+		}
+		k := keep(t, s)
+		w.settle(t, k, 6, 2)
+		w.torment(t, append(faults, killed("server", k), stopped("server", k))...)
+	})
+}
+
+// torture is a crowd and what its servers suffer.
+type torture struct {
+	*crowd
+	seed     uint64
+	duration time.Duration
+	longest  time.Duration
+}
+
+func newTorture(t testing.TB) *torture {
+	t.Helper()
+	w := &torture{seed: uint64(time.Now().UnixNano()), duration: shortTorture, longest: shortFault}
+	var err error
+	if given := os.Getenv(envSeed); given != "" {
+		if w.seed, err = strconv.ParseUint(given, 10, 64); err != nil {
+			t.Fatalf("%s: %v", envSeed, err)
+		}
+	}
+	if given := os.Getenv(envTorture); given != "" {
+		if w.duration, err = time.ParseDuration(given); err != nil {
+			t.Fatalf("%s: %v", envTorture, err)
+		}
+		w.longest = longFault
+	}
+	t.Logf("%s=%d", envSeed, w.seed)
+	w.crowd = &crowd{journal: NewJournal(), keepers: map[*Server]*keeper{}, seed: w.seed}
+	return w
+}
+
+// torment has the faults happen and checks what became of the messages.
+func (w *torture) torment(t testing.TB, faults ...*fault) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), w.duration+5*time.Minute)
+	defer cancel()
+	f := newTorment(w.seed, w.longest, faults...)
+	f.recovered = func(t testing.TB, after string) {
+		t.Helper()
+		for _, k := range w.keepers {
+			k.awaitUp(t)
+		}
+		accepted, arrived := w.journal.Counts()
+		eventually(t, "messages pass again after: "+after, func() (bool, any) {
+			a, b := w.journal.Counts()
+			return a >= accepted+passAgain && b >= arrived+passAgain || t.Failed(), []int{a - accepted, b - arrived}
+		})
+	}
+	broken := func() bool { return w.journal.Faults() != "" || w.unasked() != nil }
+	began := time.Now()
+	defer func() {
+		if t.Failed() {
+			t.Logf("%s=%d; the faults were:%s", envSeed, w.seed, f.order())
+		}
+	}()
+	w.run(ctx, t, func() { f.run(t, began.Add(w.duration), broken) })
+	if err := ctx.Err(); err != nil {
+		t.Errorf("the crowd did not come to its end: %v", err)
+	}
+	w.wantQueuesEmpty(t)
+	took := time.Since(began)
+	for _, k := range w.keepers {
+		orFail(t, k.stop())
+		orFail(t, k.fault())
+	}
+	figures := w.journal.Check()
+	t.Logf("%s\n%d requests in %s, %.0f/s; %s\nthe slowest answer took %s", f, w.messages.Load(), took.Round(time.Second), float64(w.messages.Load())/took.Seconds(), figures, &w.slowest)
+	if !figures.Good() {
+		t.Errorf("promises were broken after %s:\n%s", took.Round(time.Second), w.journal.Faults())
+	}
+	for _, one := range faults {
+		if one.happened == 0 && os.Getenv(envTorture) != "" {
+			t.Errorf("%s did not happen", one.name)
+		}
+	}
+}
+
+// unasked returns what servers did that no fault made them do.
+func (w *torture) unasked() error {
+	for _, k := range w.keepers {
+		if err := k.fault(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// wantQueuesEmpty waits until what was acknowledged is deleted: by then a device that comes without a token gets nothing.
+func (w *torture) wantQueuesEmpty(t testing.TB) {
+	t.Helper()
+	if t.Failed() {
+		return
+	}
+	for _, device := range w.devices() {
+		eventually(t, fmt.Sprintf("the queue of %s is empty", deviceName(device)), func() (bool, any) {
+			res, a := device.TrySync(t.Context(), Sync{})
+			if res == nil {
+				return false, a
+			}
+			return len(res.Events()) == 0, describe(res.Events())
+		})
+	}
+}
