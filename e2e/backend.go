@@ -44,7 +44,13 @@ func onEach(t *testing.T, test func(t *testing.T, b Backend)) {
 // ownPostgres starts a PostgreSQL that the test may stop and kill.
 func ownPostgres(t testing.TB) *pgtest.Server {
 	t.Helper()
-	pg, err := pgtest.Start()
+	return ownPostgresIn(t, "")
+}
+
+// ownPostgresIn starts one with its data below a directory, and with settings.
+func ownPostgresIn(t testing.TB, parent string, settings ...string) *pgtest.Server {
+	t.Helper()
+	pg, err := pgtest.StartIn(parent, settings...)
 	if err != nil {
 		t.Fatal(err)
 	}

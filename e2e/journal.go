@@ -17,9 +17,10 @@ type Journal struct {
 	accepted map[journalKey]bool
 	givenUp  map[journalKey]bool
 	seen     map[journalKey]int
-	last     map[journalLine]int // the last number that arrived
-	missing  map[string]int      // by receiver
-	found    Figures             // but for what only the end shows
+	last     map[journalLine]int   // the last number that arrived
+	missing  map[string]int        // by receiver
+	due      map[journalLine][]int // what was answered 200 and has not arrived, in order
+	found    Figures               // but for what only the end shows
 	happened map[string][]happening
 	faults   []string
 }
@@ -43,7 +44,8 @@ type journalLine struct{ sender, device, receiver string }
 func NewJournal() *Journal {
 	return &Journal{
 		sent: map[journalMessage][]string{}, accepted: map[journalKey]bool{}, givenUp: map[journalKey]bool{},
-		seen: map[journalKey]int{}, last: map[journalLine]int{}, missing: map[string]int{}, happened: map[string][]happening{},
+		seen: map[journalKey]int{}, last: map[journalLine]int{}, missing: map[string]int{},
+		due: map[journalLine][]int{}, happened: map[string][]happening{},
 	}
 }
 
@@ -68,7 +70,9 @@ func (j *Journal) Accepted(m journalMessage, receivers []string, attempts int) {
 		j.accepted[key] = true
 		j.note(r, "%s answered 200 after %d attempts", m, attempts)
 		if j.seen[key] == 0 {
+			line := journalLine{m.Sender, m.Device, r}
 			j.missing[r]++
+			j.due[line] = append(j.due[line], m.Seq)
 		}
 	}
 	if attempts > 1 {
@@ -122,6 +126,16 @@ func (j *Journal) arrived(receiver string, m journalMessage) {
 	if j.givenUp[key] {
 		return
 	}
+	// Whatever the sender had the answer to before it sent this message is here, or comes too late: Check says which.
+	due := j.due[line]
+	for len(due) > 0 && due[0] <= m.Seq {
+		if due[0] < m.Seq {
+			overtaken := journalMessage{m.Sender, m.Device, due[0]}
+			j.faultAbout(receiver, overtaken, fmt.Sprintf("%s was overtaken by number %d", overtaken, m.Seq))
+		}
+		due = due[1:]
+	}
+	j.due[line] = due
 	if before, ok := j.last[line]; ok && m.Seq < before {
 		j.found.Reordered++
 		j.fault(receiver, fmt.Sprintf("%s arrived after number %d", m, before))

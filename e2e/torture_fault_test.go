@@ -80,7 +80,9 @@ func (f *torment) next(t testing.TB) {
 		}
 		one.heal(t)
 	}
+	healed := time.Now()
 	f.recovered(t, what)
+	fmt.Fprintf(&f.log, ", well again %s after its end", time.Since(healed).Round(time.Millisecond))
 }
 
 func (f *torment) lasts(chance *rand.Rand) time.Duration {
@@ -119,10 +121,15 @@ func killed(name string, k *keeper) *fault {
 }
 
 func stopped(name string, k *keeper) *fault {
+	ended := make(chan error, 1)
 	return &fault{
 		name: name + " stopped", part: name,
-		inject: func(t testing.TB, _ *rand.Rand) { orFail(t, k.stop()) },
-		heal:   func(testing.TB) { k.up() },
+		// What it waits for may be what the other fault has taken away.
+		inject: func(testing.TB, *rand.Rand) { go func() { ended <- k.stop() }() },
+		heal: func(t testing.TB) {
+			orFail(t, <-ended)
+			k.up()
+		},
 	}
 }
 

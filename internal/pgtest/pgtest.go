@@ -129,6 +129,7 @@ type Server struct {
 	URL string
 
 	bin, dir   string
+	settings   []string
 	port       int
 	credential *syscall.Credential
 	process    *exec.Cmd
@@ -137,16 +138,20 @@ type Server struct {
 
 // Start makes a new data directory and starts a server on it. PostgreSQL refuses to run as root,
 // so a root process runs it as the user "postgres" or "nobody".
-func Start() (*Server, error) {
+func Start() (*Server, error) { return StartIn("") }
+
+// StartIn is Start with the data below the directory given, which the user that runs it must be able to enter; empty means
+// the one for temporary files. The settings, name=value, come in place of the usual ones.
+func StartIn(parent string, settings ...string) (*Server, error) {
 	bin, err := binaries()
 	if err != nil {
 		return nil, err
 	}
-	dir, err := os.MkdirTemp("", "todevice-pg-")
+	dir, err := os.MkdirTemp(parent, "todevice-pg-")
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{bin: bin, dir: dir}
+	s := &Server{bin: bin, dir: dir, settings: settings}
 	if err = s.dropPrivileges(); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
@@ -173,8 +178,11 @@ func (s *Server) Run() error {
 		return err
 	}
 	defer log.Close() //nolint:errcheck
-	s.process = s.command("postgres", "-D", s.data(), "-p", strconv.Itoa(s.port), "-k", s.dir,
-		"-c", "listen_addresses=127.0.0.1", "-c", "max_connections=400")
+	args := []string{"-D", s.data(), "-p", strconv.Itoa(s.port), "-k", s.dir, "-c", "listen_addresses=127.0.0.1", "-c", "max_connections=400"}
+	for _, setting := range s.settings {
+		args = append(args, "-c", setting)
+	}
+	s.process = s.command("postgres", args...)
 	s.process.Stdout, s.process.Stderr = log, log
 	if err = s.process.Start(); err != nil {
 		return err
@@ -215,6 +223,16 @@ func (s *Server) Stop() error { return s.signal(syscall.SIGINT) }
 
 // Kill ends the server at once, as a crash would: the next Run recovers from the log.
 func (s *Server) Kill() error { return s.signal(syscall.SIGQUIT) }
+
+// Ended tells whether the process has ended, by itself or otherwise.
+func (s *Server) Ended() bool {
+	select {
+	case <-s.exited:
+		return true
+	default:
+		return false
+	}
+}
 
 func (s *Server) signal(sig syscall.Signal) error {
 	if err := s.process.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
