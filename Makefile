@@ -60,6 +60,10 @@ bench-storage: ## Measure the writer beside the same rows in the plainest batche
 bench-go: ## Run the Go benchmarks of the stores, the writer and the trace
 	go test -run '^$$' -bench . -benchmem ./storage/... ./writer/... ./trace/...
 
+.PHONY: torture
+torture: ## Break everything around the server at random for TODEVICE_TORTURE (30m), as root; TODEVICE_TEST_SEED repeats a run
+	cd e2e && TODEVICE_E2E_RACE=$${TODEVICE_E2E_RACE:-1} TODEVICE_TORTURE=$${TODEVICE_TORTURE:-30m} go test -race -v -count=1 -timeout 24h -run '^TestTorture' .
+
 .PHONY: million
 million: ## Take over and give back a million waiting messages, on each database: time and memory
 	cd e2e && TODEVICE_E2E_ROWS=1000000 go test -v -count=1 -timeout 60m -run TestMemoryOfMoves .

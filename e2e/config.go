@@ -23,6 +23,8 @@ type Options struct {
 	DatabaseOf *Server
 	// Federation gives the server a name that other servers reach it by, over TLS.
 	Federation bool
+	// Behind is the address that other servers reach it by, where something of the test's stands in front of it.
+	Behind string
 	// SendMaxRetries is after how many failures in a row the host gives up on another server. 0 leaves
 	// the host's default.
 	SendMaxRetries int

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -53,13 +54,14 @@ func together(t testing.TB, actions ...func() error) {
 	}
 }
 
-// federate gives the server a name with a port of its own, and a certificate.
-func (s *Server) federate() error {
+// federate gives the server a name with a port of its own, or that of what stands in front of it, and a certificate.
+func (s *Server) federate(behind string) error {
 	address, err := FreeAddress()
 	if err != nil {
 		return err
 	}
-	if s.name, err = federationName(address); err != nil {
+	s.federation = address
+	if s.name, err = federationName(cmp.Or(behind, address)); err != nil {
 		return err
 	}
 	s.tls = []string{"-https-bind-address", address, "-tls-cert", s.path("tls_cert.pem"), "-tls-key", s.path("tls_key.pem")}

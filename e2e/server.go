@@ -39,14 +39,16 @@ type Server struct {
 	// URL is where the client-server API answers. It stays the same from one run to the next.
 	URL string
 
-	home     string // configuration, log, streams
-	binary   string
-	dir      string // SQLite files
-	name     string // in user IDs, and for federation
-	address  string
-	postgres string
-	tls      []string // flags
-	env      []string
+	home    string // configuration, log, streams
+	binary  string
+	dir     string // SQLite files
+	name    string // in user IDs, and for federation
+	address string
+	// federation is the address on which it listens for other servers.
+	federation string
+	postgres   string
+	tls        []string // flags
+	env        []string
 
 	mu      sync.Mutex
 	process *exec.Cmd
@@ -72,7 +74,7 @@ func New(b Backend, home string, o Options) (*Server, error) {
 		}
 	}
 	if o.Federation {
-		if err = s.federate(); err != nil {
+		if err = s.federate(o.Behind); err != nil {
 			return nil, err
 		}
 	}
@@ -224,7 +226,7 @@ func (s *Server) federates() bool {
 	if s.tls == nil {
 		return true
 	}
-	conn, err := net.Dial("tcp", s.name)
+	conn, err := net.Dial("tcp", s.federation)
 	if err != nil {
 		return false
 	}

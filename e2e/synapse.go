@@ -81,7 +81,7 @@ func NewSynapse(home string, o Options) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{Backend: synapse, URL: "http://" + address, home: home, address: address, postgres: o.Postgres, ready: make(chan struct{})}
-	if err = s.federate(); err != nil {
+	if err = s.federate(""); err != nil {
 		return nil, err
 	}
 	// It is launched with Dendrite's flags, and needs none of them.

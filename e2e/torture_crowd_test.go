@@ -27,6 +27,7 @@ const (
 type crowd struct {
 	journal *Journal
 	people  []*person
+	servers []*Server
 	keepers map[*Server]*keeper
 	// onItsWay is how long a message may take after its 200.
 	onItsWay time.Duration
@@ -68,7 +69,7 @@ func deviceName(c *Client) string { return c.UserID.String() + "|" + c.DeviceID.
 // settle registers the people of a server, each with as many devices.
 func (c *crowd) settle(t testing.TB, k *keeper, people, devices int) {
 	t.Helper()
-	c.keepers[k.s] = k
+	c.servers, c.keepers[k.s] = append(c.servers, k.s), k
 	for range people {
 		first := Register(t, k.s, "torture")
 		p := &person{devices: []*Client{first}}

@@ -43,6 +43,7 @@ func newTorment(seed uint64, longest time.Duration, faults ...*fault) *torment {
 // run goes on until the time is over, or until something is found broken.
 func (f *torment) run(t testing.TB, end time.Time, broken func() bool) {
 	t.Helper()
+	f.recovered(t, "the start")
 	for time.Now().Before(end) && !broken() && !t.Failed() {
 		f.next(t)
 	}

@@ -15,9 +15,11 @@ const (
 	// envSeed names the one with the seed of a run to repeat: its faults come in the same order.
 	envSeed = "TODEVICE_TEST_SEED"
 
-	// How long the faults go on, and one of them at most: as one of the tests, and for long.
-	shortTorture, shortFault = 18 * time.Second, 700 * time.Millisecond
-	longFault                = 3 * time.Second
+	// How long the faults go on as one of the tests, within one server and between two. What they leave behind takes
+	// up to 10 seconds more.
+	shortTorture, shortFederation = 13 * time.Second, 8 * time.Second
+	// How long one of them lasts at most, as one of the tests and for long.
+	shortFault, longFault = 600 * time.Millisecond, 3 * time.Second
 
 	// passAgain is how many messages must pass after a fault before the next one.
 	passAgain = 300
@@ -27,7 +29,7 @@ const (
 // what was answered 200 arrives once, in order and nowhere else, and nothing comes again once it is acknowledged.
 func TestTorture(t *testing.T) {
 	onBoth(t, func(t *testing.T, b Backend) {
-		w := newTorture(t)
+		w := newTorture(t, shortTorture)
 		s, faults := w.server(t, b, Options{})
 		k := keep(t, s)
 		w.settle(t, k, 6, 2)
@@ -90,11 +92,13 @@ type torture struct {
 	long     bool
 	duration time.Duration
 	longest  time.Duration
+	// atEnd checks more, while the servers still run. Nil checks no more.
+	atEnd func()
 }
 
-func newTorture(t testing.TB) *torture {
+func newTorture(t testing.TB, short time.Duration) *torture {
 	t.Helper()
-	w := &torture{seed: uint64(time.Now().UnixNano()), duration: shortTorture, longest: shortFault}
+	w := &torture{seed: uint64(time.Now().UnixNano()), duration: short, longest: shortFault}
 	var err error
 	if given := os.Getenv(envSeed); given != "" {
 		if w.seed, err = strconv.ParseUint(given, 10, 64); err != nil {
@@ -152,6 +156,9 @@ func (w *torture) torment(t testing.TB, faults ...*fault) {
 		}
 	}
 	w.wantQueuesEmpty(t)
+	if w.atEnd != nil && !t.Failed() {
+		w.atEnd()
+	}
 	for _, k := range w.keepers {
 		orFail(t, k.stop())
 		orFail(t, k.fault())

@@ -160,7 +160,11 @@ func (w *Wire) now() wireWeather {
 }
 
 func (w *Wire) join(client net.Conn) {
-	if w.now().closed {
+	weather := w.now()
+	if weather.frozen != nil {
+		<-weather.frozen // a target that heard nothing but the connection would wait for more
+	}
+	if weather.closed {
 		_ = client.Close()
 		return
 	}
