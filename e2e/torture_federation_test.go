@@ -15,7 +15,7 @@ func TestTortureFederation(t *testing.T) {
 		var faults []*fault
 		for _, name := range []string{"here", "there"} {
 			s, some := w.federated(t, b, name)
-			k := keep(t, s)
+			k := keep(t, s, endsForNATS)
 			w.settle(t, k, 3, 2)
 			faults = append(append(faults, some...), killed(name, k), stopped(name, k))
 		}

@@ -14,8 +14,7 @@ import (
 type keeper struct {
 	s *Server
 	// runs counts the ends of processes: what was in a server's memory may be gone if it has changed.
-	runs atomic.Int64
-	// mayEnd tells of an end that no fault ordered whether it is as it should be.
+	runs   atomic.Int64
 	mayEnd func(output string) bool
 
 	mu      sync.Mutex
@@ -25,16 +24,16 @@ type keeper struct {
 	failed  int           // starts, since the last that went well
 	err     error         // of the last start
 	faults  []error
-	starts  int
 
 	quit, done chan struct{}
 }
 
-// keep starts a server and keeps it running until the test ends.
-func keep(t testing.TB, s *Server) *keeper {
+// keep starts a server and keeps it running until the test ends. By its output mayEnd tells whether a server that has ended by itself
+// was to do so.
+func keep(t testing.TB, s *Server, mayEnd func(output string) bool) *keeper {
 	t.Helper()
 	k := &keeper{
-		s: s, wanted: true, mayEnd: func(string) bool { return false },
+		s: s, wanted: true, mayEnd: mayEnd,
 		changed: make(chan struct{}, 1), quit: make(chan struct{}), done: make(chan struct{}),
 	}
 	go k.run()
@@ -92,7 +91,6 @@ func (k *keeper) started(err error) {
 	defer k.mu.Unlock()
 	if k.err = err; err == nil {
 		k.failed = 0
-		k.starts++
 		return
 	}
 	k.failed++
@@ -192,7 +190,7 @@ func (k *keeper) end() {
 	<-k.done
 }
 
-// err returns what the server must not have done.
+// fault returns what the server must not have done.
 func (k *keeper) fault() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -19,7 +19,7 @@ func locked(name string, s *Server, statement string) *fault {
 	var db *sql.DB
 	var conn *sql.Conn
 	return &fault{
-		name: name, part: "lock",
+		name: name, part: "SQLite",
 		inject: func(t testing.TB, _ *rand.Rand) {
 			t.Helper()
 			var err error
