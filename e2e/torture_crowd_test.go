@@ -18,7 +18,7 @@ import (
 const (
 	sendPace     = 12 * time.Millisecond // mean pause between two requests
 	impatience   = 300 * time.Millisecond
-	lastSync     = 2 * time.Second // of the /sync after which nothing can come any more
+	lastSync     = time.Second // of the /sync after which nothing can come any more
 	longestSleep = 2 * time.Second
 )
 

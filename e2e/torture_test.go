@@ -17,12 +17,12 @@ const (
 
 	// How long the faults go on as one of the tests, within one server and between two. What they leave behind takes
 	// up to 10 seconds more.
-	shortTorture, shortFederation = 13 * time.Second, 8 * time.Second
+	shortTorture, shortFederation = 15 * time.Second, 9 * time.Second
 	// How long one of them lasts at most, as one of the tests and for long.
 	shortFault, longFault = 600 * time.Millisecond, 3 * time.Second
 
-	// passAgain is how many messages must pass after a fault before the next one.
-	passAgain = 300
+	// How many messages must pass after a fault before the next one, as one of the tests and for long.
+	shortPass, longPass = 100, 300
 )
 
 // Everything that a server stands on fails at random, over and over, while users send to one another and receive in all ways:
@@ -107,13 +107,14 @@ type torture struct {
 	long     bool
 	duration time.Duration
 	longest  time.Duration
+	pass     int
 	// atEnd checks more, while the servers still run. Nil checks no more.
 	atEnd func()
 }
 
 func newTorture(t testing.TB, short time.Duration) *torture {
 	t.Helper()
-	w := &torture{seed: uint64(time.Now().UnixNano()), duration: short, longest: shortFault}
+	w := &torture{seed: uint64(time.Now().UnixNano()), duration: short, longest: shortFault, pass: shortPass}
 	var err error
 	if given := os.Getenv(envSeed); given != "" {
 		if w.seed, err = strconv.ParseUint(given, 10, 64); err != nil {
@@ -124,7 +125,7 @@ func newTorture(t testing.TB, short time.Duration) *torture {
 		if w.duration, err = time.ParseDuration(given); err != nil {
 			t.Fatalf("%s: %v", envTorture, err)
 		}
-		w.long, w.longest = true, longFault
+		w.long, w.longest, w.pass = true, longFault, longPass
 	}
 	t.Logf("%s=%d", envSeed, w.seed)
 	w.crowd = &crowd{journal: NewJournal(), keepers: map[*Server]*keeper{}, seed: w.seed}
@@ -145,7 +146,7 @@ func (w *torture) torment(t testing.TB, faults ...*fault) {
 		accepted, arrived := w.journal.Counts()
 		eventually(t, "messages pass again after: "+after, func() (bool, any) {
 			a, b := w.journal.Counts()
-			return a >= accepted+passAgain && b >= arrived+passAgain || t.Failed(), []int{a - accepted, b - arrived}
+			return a >= accepted+w.pass && b >= arrived+w.pass || t.Failed(), []int{a - accepted, b - arrived}
 		})
 	}
 	broken := func() bool { return w.journal.Faults() != "" || w.unasked() != nil }
