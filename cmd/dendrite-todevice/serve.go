@@ -183,11 +183,18 @@ func countUp() error {
 	return prometheus.Register(up)
 }
 
-// stopAfterFailure is how long the host's components may take to stop after a failure, which may be theirs.
-const stopAfterFailure = 30 * time.Second
+// How long a stop may take: until the host is stopped although the module has not ended, and in all. A query on a connection
+// that was lost without a word ends with no deadline of ours. Supervisors kill the server after 30 seconds.
+const (
+	stopModule = 15 * time.Second
+	stopAll    = 25 * time.Second
+)
+
+var errStop = errors.New("the stop was given up: something still waits, for an answer of the database perhaps. Nothing that was accepted is lost")
 
 // waitForShutdown is base.WaitForShutdown of Dendrite, except that the module stores what it took before the
-// host closes its databases, and that a failure ends the server too. It returns that failure.
+// host closes its databases, that a failure ends the server too, and that a stop has an end. It returns the failure, or that
+// the stop was given up.
 func waitForShutdown(processCtx *process.ProcessContext, toDevice *host.Dendrite, failed <-chan error) (failure error) {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
@@ -199,23 +206,28 @@ func waitForShutdown(processCtx *process.ProcessContext, toDevice *host.Dendrite
 	case <-processCtx.WaitForShutdown():
 	}
 	signal.Reset(syscall.SIGINT, syscall.SIGTERM)
-	toDevice.Stop()
+	deadline := time.After(stopAll)
+	endsWithin(time.After(stopModule), toDevice.Stop)
 	processCtx.ShutdownDendrite()
 	processCtx.ComponentFinished() // of serve itself
-	stopped := make(chan struct{})
-	go func() {
-		defer close(stopped)
-		processCtx.WaitForComponentsToFinish()
-	}()
-	var deadline <-chan time.Time
-	if failure != nil {
-		deadline = time.After(stopAfterFailure)
-	}
-	select {
-	case <-stopped:
-	case <-deadline:
-		logrus.Error("Some of Dendrite's components did not stop")
+	if !endsWithin(deadline, processCtx.WaitForComponentsToFinish) {
+		failure = errors.Join(failure, errStop)
 	}
 	logrus.Warn("Dendrite is exiting now")
 	return failure
+}
+
+// endsWithin calls f, and returns whether it returned before the deadline.
+func endsWithin(deadline <-chan time.Time, f func()) bool {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		f()
+	}()
+	select {
+	case <-ended:
+		return true
+	case <-deadline:
+		return false
+	}
 }
