@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -210,7 +211,7 @@ func (w *Wire) carry(c *wired, to, from net.Conn, judge func(*wired, wireWeather
 				return
 			}
 		}
-		if err == io.EOF && to == c.target {
+		if errors.Is(err, io.EOF) && to == c.target {
 			_ = c.target.(*net.TCPConn).CloseWrite() // the client has said all, and may wait for the rest
 			return
 		}
