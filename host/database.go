@@ -2,9 +2,12 @@ package host
 
 import (
 	"context"
+	"database/sql"
+	"errors"
 
 	syncstorage "github.com/matrix-org/dendrite/syncapi/storage"
 	"github.com/matrix-org/dendrite/syncapi/storage/shared"
+	filtertypes "github.com/matrix-org/dendrite/syncapi/synctypes"
 	synctypes "github.com/matrix-org/dendrite/syncapi/types"
 
 	"github.com/matrix-org/dendrite/todevicemodule"
@@ -38,4 +41,14 @@ func (d *syncDatabase) NewDatabaseSnapshot(ctx context.Context) (*shared.Databas
 		failSync(ctx, err)
 	}
 	return snapshot, err
+}
+
+// GetFilter reports its failure, for which the host blames the client with a 400: a database that is away, or a stop that cuts
+// the query off. One that there is none of is no failure, the host then takes its default.
+func (d *syncDatabase) GetFilter(ctx context.Context, target *filtertypes.Filter, localpart, filterID string) error {
+	err := d.Database.GetFilter(ctx, target, localpart, filterID)
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		failSync(ctx, err)
+	}
+	return err
 }

@@ -5,11 +5,16 @@ import (
 	"database/sql"
 	"encoding/json"
 	"errors"
+	"net/http"
+	"net/http/httptest"
 	"slices"
 	"testing"
 
+	"github.com/matrix-org/dendrite/setup/config"
 	syncstorage "github.com/matrix-org/dendrite/syncapi/storage"
 	"github.com/matrix-org/dendrite/syncapi/storage/shared"
+	hostsync "github.com/matrix-org/dendrite/syncapi/sync"
+	filtertypes "github.com/matrix-org/dendrite/syncapi/synctypes"
 	synctypes "github.com/matrix-org/dendrite/syncapi/types"
 	userapi "github.com/matrix-org/dendrite/userapi/api"
 
@@ -143,6 +148,10 @@ func (d failingDatabase) NewDatabaseSnapshot(context.Context) (*shared.DatabaseT
 	return nil, d.err
 }
 
+func (d failingDatabase) GetFilter(context.Context, *filtertypes.Filter, string, string) error {
+	return d.err
+}
+
 func TestFailedSnapshotFailsTheSync(t *testing.T) {
 	away := errors.New("the database is away")
 	db := &syncDatabase{Database: failingDatabase{err: away}}
@@ -154,6 +163,37 @@ func TestFailedSnapshotFailsTheSync(t *testing.T) {
 	defer failed.cancel()
 	db.Database = failingDatabase{}
 	if _, err := db.NewDatabaseSnapshot(ctx); err != nil || failed.failure() != nil || ctx.Err() != nil {
+		t.Errorf("the error is %v, the failure %v", err, failed.failure())
+	}
+}
+
+// The host's RequestPool answers 400 where it cannot read the client's filter, whosever fault that is.
+func TestUnreadFilterIsNotTheClientsFault(t *testing.T) {
+	for name, test := range map[string]struct {
+		err  error
+		code int
+	}{
+		"the database is away": {errors.New("the database is away"), http.StatusInternalServerError},
+		"the server stops":     {context.Canceled, http.StatusServiceUnavailable},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := newTestHost(t, &fakeStore{})
+			db := &syncDatabase{Database: failingDatabase{err: test.err}}
+			pool := hostsync.NewRequestPool(db, &config.SyncAPI{Matrix: &config.Global{}}, nil, nil, nil, nil, nil, nil, false)
+			req := httptest.NewRequest(http.MethodGet, "/sync?filter=1", nil)
+			if res := d.serveSync(req, &userapi.Device{UserID: "@bob:x", ID: "PHONE"}, pool); res.Code != test.code {
+				t.Errorf("want %d, got %d %v", test.code, res.Code, res.JSON)
+			}
+		})
+	}
+}
+
+// The host then takes its default.
+func TestUnknownFilterIsNoFailure(t *testing.T) {
+	db := &syncDatabase{Database: failingDatabase{err: sql.ErrNoRows}}
+	ctx, failed := withSyncFailure(t.Context())
+	defer failed.cancel()
+	if err := db.GetFilter(ctx, &filtertypes.Filter{}, "bob", "1"); !errors.Is(err, sql.ErrNoRows) || failed.failure() != nil {
 		t.Errorf("the error is %v, the failure %v", err, failed.failure())
 	}
 }
