@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"strconv"
 
 	syncstorage "github.com/matrix-org/dendrite/syncapi/storage"
 	"github.com/matrix-org/dendrite/syncapi/storage/shared"
@@ -44,10 +45,11 @@ func (d *syncDatabase) NewDatabaseSnapshot(ctx context.Context) (*shared.Databas
 }
 
 // GetFilter reports its failure, for which the host blames the client with a 400: a database that is away, or a stop that cuts
-// the query off. One that there is none of is no failure, the host then takes its default.
+// the query off. One that there is none of is no failure, the host then takes its default; nor is an ID that the host never gave out, which
+// PostgreSQL refuses, and which is the client's fault.
 func (d *syncDatabase) GetFilter(ctx context.Context, target *filtertypes.Filter, localpart, filterID string) error {
 	err := d.Database.GetFilter(ctx, target, localpart, filterID)
-	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+	if _, foreign := strconv.ParseInt(filterID, 10, 32); err != nil && foreign == nil && !errors.Is(err, sql.ErrNoRows) {
 		failSync(ctx, err)
 	}
 	return err

@@ -170,17 +170,20 @@ func TestFailedSnapshotFailsTheSync(t *testing.T) {
 // The host's RequestPool answers 400 where it cannot read the client's filter, whosever fault that is.
 func TestUnreadFilterIsNotTheClientsFault(t *testing.T) {
 	for name, test := range map[string]struct {
-		err  error
-		code int
+		err    error
+		filter string
+		code   int
 	}{
-		"the database is away": {errors.New("the database is away"), http.StatusInternalServerError},
-		"the server stops":     {context.Canceled, http.StatusServiceUnavailable},
+		"the database is away":  {errors.New("the database is away"), "1", http.StatusInternalServerError},
+		"the server stops":      {context.Canceled, "1", http.StatusServiceUnavailable},
+		"an ID without meaning": {errors.New("invalid input syntax for type integer"), "mine", http.StatusBadRequest},
+		"an ID without end":     {errors.New("out of range for type integer"), "2147483648", http.StatusBadRequest},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := newTestHost(t, &fakeStore{})
 			db := &syncDatabase{Database: failingDatabase{err: test.err}}
 			pool := hostsync.NewRequestPool(db, &config.SyncAPI{Matrix: &config.Global{}}, nil, nil, nil, nil, nil, nil, false)
-			req := httptest.NewRequest(http.MethodGet, "/sync?filter=1", nil)
+			req := httptest.NewRequest(http.MethodGet, "/sync?filter="+test.filter, nil)
 			if res := d.serveSync(req, &userapi.Device{UserID: "@bob:x", ID: "PHONE"}, pool); res.Code != test.code {
 				t.Errorf("want %d, got %d %v", test.code, res.Code, res.JSON)
 			}
