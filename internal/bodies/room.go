@@ -117,13 +117,16 @@ func (b *Body) isLarge() bool { return b.held > smallBytes }
 
 func (b *Body) willBeLarge() bool { return b.wants > smallBytes }
 
-// fits reports whether there is room for what a small body wants to hold. For a large one that is alone there always is.
+// fits reports whether there is room for what a body wants to hold. A single large one may be larger than the share of them all.
 func (r *Room) fits(b *Body) bool {
 	share := r.most / 4 * 3
 	small := r.small - b.held
 	if b.willBeLarge() {
-		after := r.large + b.wants
-		return r.large == 0 || after <= share && small+after <= r.most
+		large := r.large + b.wants
+		if r.large == 0 {
+			large = min(large, share)
+		}
+		return large <= share && small+large <= r.most
 	}
 	return small+b.wants+min(r.large, share) <= r.most
 }

@@ -344,6 +344,32 @@ func TestBodyLargerThanTheRoom(t *testing.T) {
 	})
 }
 
+// TestSmallAndLargeBodiesTogether fills the room with bodies of both kinds: neither kind goes beyond what the other one leaves.
+func TestSmallAndLargeBodiesTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := NewRoom(mib, wait)
+		refused := func(size int) {
+			t.Helper()
+			if b, err := r.Read(t.Context(), bytes.NewReader(pattern(size)), int64(size), mib); !errors.Is(err, ErrNoRoom) {
+				t.Errorf("%d bytes beside %d: %v", size, r.Held(), err)
+				b.Release()
+			}
+		}
+		var held []*Body
+		for range mib / 2 / smallBytes {
+			held = append(held, mustRead(t, r, pattern(smallBytes-1)))
+		}
+		refused(mib/2 + 2*smallBytes)
+		held = append(held, mustRead(t, r, pattern(mib/2)))
+		refused(smallBytes - 1)
+		refused(smallBytes + 1)
+		for _, b := range held {
+			b.Release()
+		}
+		wantEmpty(t, r)
+	})
+}
+
 const modelLimit = 2*mib + 1
 
 // sent is one body of TestModel.
