@@ -341,6 +341,7 @@ func TestAHintWhileAsking(t *testing.T) {
 	}
 	f.add(edu(there, "m"))
 	f.waitFor("the destination was asked", func() bool { return f.host.timesAsked(there) == 1 })
+	f.settle() // after the request
 	f.host.change(func() { f.host.onReach = nil })
 	f.clock.advance(outbox.HintPause)
 	f.wantRings(there, 1)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -74,13 +75,15 @@ func TestAcknowledgedIsHiddenThenDeleted(t *testing.T) {
 func TestAcknowledgerDeletesAHugeQueueInParts(t *testing.T) {
 	testdb.Each(t, func(t *testing.T, open testdb.Open) {
 		f := start(t, open, nil)
-		for i := range 2500 {
-			_ = i
-			go func() {
-				_ = f.Submit(f.ctx, plain("x"))
-			}()
+		var stored sync.WaitGroup
+		for range 2500 {
+			stored.Go(func() {
+				if err := f.Submit(f.ctx, plain("x")); err != nil {
+					t.Error(err)
+				}
+			})
 		}
-		waitFor(t, f.ctx, "all messages were stored", func() bool { names, _ := f.queue(t); return len(names) == 2500 })
+		stored.Wait() // and published
 		a := writer.NewAcknowledger(f.store, quiet())
 		a.Start(f.ctx)
 		defer a.Stop(f.ctx)
