@@ -10,6 +10,7 @@ require (
 	github.com/matrix-org/dendrite/todevicemodule v0.0.0
 	github.com/matrix-org/gomatrixserverlib v0.0.0-20240910190622-2c764912ce93
 	github.com/nats-io/nats.go v1.36.0
+	github.com/rs/zerolog v1.34.0
 	github.com/tidwall/gjson v1.20.1
 	gonum.org/v1/plot v0.17.0
 	maunium.net/go/mautrix v0.26.0
@@ -42,8 +43,8 @@ require (
 	github.com/ncruces/go-strftime v1.1.0 // indirect
 	github.com/oasdiff/yaml v0.1.1 // indirect
 	github.com/oasdiff/yaml3 v0.0.14 // indirect
+	github.com/petermattis/goid v0.0.0-20250904145737-900bdf8bb490 // indirect
 	github.com/remyoudompheng/bigfft v0.0.0-20230129092748-24d4a6f8daec // indirect
-	github.com/rs/zerolog v1.34.0 // indirect
 	github.com/santhosh-tekuri/jsonschema/v6 v6.0.3 // indirect
 	github.com/sirupsen/logrus v1.10.2 // indirect
 	github.com/tidwall/match v1.1.1 // indirect
