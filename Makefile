@@ -2,8 +2,8 @@ GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 FUZZTIME ?= 60s
 FUZZERS := ./routing:FuzzRequestBody ./routing:FuzzPath ./admin:FuzzParameters ./host:FuzzSinceToken .:FuzzConfig ./consumers:FuzzInboundEDU ./host:FuzzTransaction ./internal/wire:FuzzObject
 SYNAPSE := e2e/.synapse
-# The clients of the end-to-end tests encrypt in Go: without the tag they need libolm.
-E2ETAGS := -tags goolm
+# Clients that encrypt in Go: without the tag they need libolm.
+OLM := goolm
 
 .DEFAULT_GOAL := help
 
@@ -28,7 +28,7 @@ $(SYNAPSE)/requirements.txt: e2e/synapse/requirements.txt
 test: synapse ## Run every test: units, both databases, with and without cgo, end to end
 	./scripts/go-test ./...
 	CGO_ENABLED=0 ./scripts/go-test ./storage/...
-	cd e2e && ../scripts/go-test $(E2ETAGS) -timeout 20m ./...
+	cd e2e && ../scripts/go-test -timeout 20m ./...
 
 .PHONY: race
 race: ## Run the tests of the module with the race detector, three times
@@ -36,7 +36,11 @@ race: ## Run the tests of the module with the race detector, three times
 
 .PHONY: e2e
 e2e: synapse ## Run the end-to-end tests alone, against a server with the race detector
-	cd e2e && TODEVICE_E2E_RACE=1 ../scripts/go-test $(E2ETAGS) -race -count=1 -timeout 30m ./...
+	cd e2e && TODEVICE_E2E_RACE=1 ../scripts/go-test -race -count=1 -timeout 30m ./...
+
+.PHONY: encryption
+encryption: synapse ## Let clients that encrypt talk over kills, stops and absences: alone, federated, with Synapse
+	cd e2e && ../scripts/go-test -tags $(OLM) -count=1 -timeout 20m -run '^TestEncrypted' .
 
 .PHONY: fuzz
 fuzz: ## Run each fuzzer for FUZZTIME (60s)
@@ -73,4 +77,4 @@ million: ## Take over and give back a million waiting messages, on each database
 .PHONY: lint
 lint: ## Run go vet and golangci-lint
 	go vet ./... && go run $(GOLANGCI_LINT) run ./...
-	cd e2e && go vet $(E2ETAGS) ./... && go run $(GOLANGCI_LINT) run --build-tags goolm --config ../.golangci.yml ./...
+	cd e2e && go vet -tags $(OLM) ./... && go run $(GOLANGCI_LINT) run --build-tags $(OLM) --config ../.golangci.yml ./...
