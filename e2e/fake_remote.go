@@ -36,6 +36,7 @@ type FakeRemote struct {
 	key         ed25519.PrivateKey
 	client      fclient.FederationClient
 	verifier    *knownKeys
+	publish     func(*gomatrixserverlib.ServerKeyFields) // changes what is said of the key; set before anybody asks
 
 	listening *http.Server // only for Open and Close, which the test calls
 
@@ -200,13 +201,16 @@ func writeAnswer(w http.ResponseWriter, status int, body any) {
 
 // publicKeys returns the signed document with the remote's key.
 func (r *FakeRemote) publicKeys() json.RawMessage {
-	document := mustJSON(gomatrixserverlib.ServerKeyFields{
+	fields := gomatrixserverlib.ServerKeyFields{
 		ServerName:    spec.ServerName(r.Name),
 		VerifyKeys:    map[gomatrixserverlib.KeyID]gomatrixserverlib.VerifyKey{r.keyID: {Key: spec.Base64Bytes(r.key.Public().(ed25519.PublicKey))}},
 		ValidUntilTS:  spec.AsTimestamp(time.Now().Add(24 * time.Hour)),
 		OldVerifyKeys: map[gomatrixserverlib.KeyID]gomatrixserverlib.OldVerifyKey{},
-	})
-	signed, err := gomatrixserverlib.SignJSON(r.Name, r.keyID, r.key, document)
+	}
+	if r.publish != nil {
+		r.publish(&fields)
+	}
+	signed, err := gomatrixserverlib.SignJSON(r.Name, r.keyID, r.key, mustJSON(fields))
 	if err != nil {
 		panic(err)
 	}

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/tls"
@@ -27,6 +28,11 @@ type OwnTransaction struct {
 	EDUs     []any
 	WrongKey bool // sign it with a key that nobody published
 	Unsigned bool // leave the signature out
+	// KeyID and For are signed in place of the remote's own and of the server that it is sent to.
+	KeyID gomatrixserverlib.KeyID
+	For   string
+	// Header changes the Authorization header once it is signed.
+	Header func(string) string
 }
 
 // Send sends a transaction to a server, once, and returns its answer.
@@ -46,11 +52,12 @@ func (r *FakeRemote) Send(t testing.TB, s *Server, x OwnTransaction) Answer {
 			t.Fatal(err)
 		}
 	}
-	signed := fclient.NewFederationRequest(http.MethodPut, spec.ServerName(r.Name), spec.ServerName(s.name), "/_matrix/federation/v1/send/"+x.ID)
+	signedFor := spec.ServerName(cmp.Or(x.For, s.name))
+	signed := fclient.NewFederationRequest(http.MethodPut, spec.ServerName(r.Name), signedFor, "/_matrix/federation/v1/send/"+x.ID)
 	if err := signed.SetContent(body); err != nil {
 		t.Fatal(err)
 	}
-	if err := signed.Sign(spec.ServerName(r.Name), r.keyID, key); err != nil {
+	if err := signed.Sign(spec.ServerName(r.Name), cmp.Or(x.KeyID, r.keyID), key); err != nil {
 		t.Fatal(err)
 	}
 	req, err := signed.HTTPRequest()
@@ -61,9 +68,12 @@ func (r *FakeRemote) Send(t testing.TB, s *Server, x OwnTransaction) Answer {
 	sent := mustJSON(body)
 	req.Body, req.ContentLength = io.NopCloser(bytes.NewReader(sent)), int64(len(sent))
 	req.GetBody = nil
-	req.URL.Scheme = "https"
+	req.URL.Scheme, req.URL.Host = "https", s.name
 	if x.Unsigned {
 		req.Header.Del("Authorization")
+	}
+	if x.Header != nil {
+		req.Header.Set("Authorization", x.Header(req.Header.Get("Authorization")))
 	}
 	res, err := (&http.Client{Transport: federationTransport, Timeout: deadline}).Do(req.WithContext(t.Context()))
 	if err != nil {

@@ -221,20 +221,6 @@ func wantRefusedEarly(t *testing.T, header string, write func(out io.Writer) err
 	})
 }
 
-// A request without a token, or with a wrong one, is refused before anything else is looked at.
-func TestUnauthenticated(t *testing.T) {
-	onBoth(t, func(t *testing.T, b Backend) {
-		s := SharedServer(t, b)
-		alice, bob := Register(t, s, "alice"), Register(t, s, "bob")
-		for token, errcode := range map[string]string{"": "M_MISSING_TOKEN", "nonsense": "M_UNKNOWN_TOKEN"} {
-			stranger := newClient(t, s).as(alice.UserID, alice.DeviceID, token)
-			a := stranger.Put(t.Context(), "m.test", unique("txn"), To(object{"n": 0}, bob).Body())
-			wantRejected(t, a, rejection{status: 401, errcode: errcode})
-		}
-		bob.WantNothing(t, "")
-	})
-}
-
 func wantRejected(t *testing.T, a Answer, r rejection) {
 	t.Helper()
 	if a.Status != r.status || a.ErrCode != r.errcode {
