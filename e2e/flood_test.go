@@ -32,6 +32,49 @@ func mostGrowth(kib int) int {
 	return kib
 }
 
+// meanwhile has messages sent to a device, one after the other, each after the one before has arrived, until done is closed, and at least
+// one. It returns how many those were, and how long the slowest took.
+func meanwhile(t *testing.T, to *Client, since string, done <-chan struct{}, send func(n int)) (n int, slowest time.Duration) {
+	t.Helper()
+	for ; ; n++ {
+		began := time.Now()
+		send(n)
+		var events []Event
+		events, since = to.Receive(t, since, 1)
+		wantNumbers(t, numbers(t, events), n, n+1)
+		slowest = max(slowest, time.Since(began))
+		select {
+		case <-done:
+			return n + 1, slowest
+		default:
+		}
+	}
+}
+
+// closedAfter returns a channel that is closed once all of a group have ended.
+func closedAfter(group *sync.WaitGroup) <-chan struct{} {
+	done := make(chan struct{})
+	go func() {
+		group.Wait()
+		close(done)
+	}()
+	return done
+}
+
+// wantBounded fails the test if a server has taken more memory, in KiB, than it had before and a bound. It returns how much more it took.
+func wantBounded(t *testing.T, s *Server, before, bound int) (grown int) {
+	t.Helper()
+	now := memoryPeak(s.PID())
+	if before == 0 || now == 0 {
+		t.Fatal("nothing tells how much memory the server takes: this test needs /proc")
+	}
+	grown = now - before
+	if grown > mostGrowth(bound) {
+		t.Errorf("the server took %d KiB more than the %d KiB before, at most %d are allowed", grown, before, mostGrowth(bound))
+	}
+	return grown
+}
+
 // floodMessages returns as many messages of the largest size as have about floodBody bytes, for devices that the user does not have.
 func floodMessages(user id.UserID) []byte {
 	const each = 60_000
@@ -51,17 +94,20 @@ func TestFloodOfLargeRequests(t *testing.T) {
 		alice.Send(t, "m.test", To(object{"n": -1}, carol))
 		events, since := carol.Receive(t, "", 1)
 		wantNumbers(t, numbers(t, events), -1, 0)
-		empty := memoryPeak(s.process.Process.Pid)
+		empty := memoryPeak(s.PID())
 
-		body := floodMessages(bob.UserID)
-		var stored, refused, over atomic.Int32
+		const enough = 80
+		body, done := floodMessages(bob.UserID), make(chan struct{})
+		var stored, refused atomic.Int32
 		var group sync.WaitGroup
 		for range 40 {
 			group.Go(func() {
-				for over.Load() == 0 {
+				for stored.Load() < enough {
 					switch a := rawPut(t, alice, alice.PutURL("v3", "m.test", unique("txn")), body); {
 					case a.Status == http.StatusOK:
-						stored.Add(1)
+						if stored.Add(1) == enough {
+							close(done)
+						}
 					case a.Status == http.StatusServiceUnavailable, a.Err != nil: // it may be cut off while it still sends
 						refused.Add(1)
 					default:
@@ -71,22 +117,11 @@ func TestFloodOfLargeRequests(t *testing.T) {
 				}
 			})
 		}
-		slowest, n := time.Duration(0), 0
-		for ; stored.Load() < 80; n++ {
-			began := time.Now()
-			carol.Send(t, "m.test", To(object{"n": n}, carol))
-			events, since = carol.Receive(t, since, 1)
-			wantNumbers(t, numbers(t, events), n, n+1)
-			slowest = max(slowest, time.Since(began))
-		}
-		over.Store(1)
+		n, slowest := meanwhile(t, carol, since, done, func(n int) { carol.Send(t, "m.test", To(object{"n": n}, carol)) })
 		group.Wait()
-		grown := memoryPeak(s.process.Process.Pid) - empty
+		grown := wantBounded(t, s, empty, largestFlood)
 		t.Logf("%d large requests were taken, %d not, with %d MiB more memory than %d MiB; meanwhile %d messages, the slowest in %s",
 			stored.Load(), refused.Load(), grown>>10, empty>>10, n, slowest.Round(time.Millisecond))
-		if empty == 0 || grown > mostGrowth(largestFlood) {
-			t.Errorf("a flood took %d KiB more than the %d KiB before it", grown, empty)
-		}
 	})
 }
 
@@ -164,9 +199,9 @@ func TestFloodOfTransactions(t *testing.T) {
 	onBoth(t, func(t *testing.T, b Backend) {
 		s := StartServer(t, b, Options{})
 		alice, bob, carol := Register(t, s, "alice"), Register(t, s, "bob"), Register(t, s, "carol")
-		empty := memoryPeak(s.process.Process.Pid)
+		empty := memoryPeak(s.PID())
 		var group sync.WaitGroup
-		done := make(chan struct{})
+		began := time.Now()
 		for range senders {
 			group.Go(func() {
 				for range each {
@@ -177,29 +212,10 @@ func TestFloodOfTransactions(t *testing.T) {
 				}
 			})
 		}
-		go func() {
-			group.Wait()
-			close(done)
-		}()
-		slowest, n, since := time.Duration(0), 0, ""
-		for flooding := true; flooding; n++ {
-			began := time.Now()
-			carol.Send(t, "m.test", To(object{"n": n}, carol))
-			var events []Event
-			events, since = carol.Receive(t, since, 1)
-			wantNumbers(t, numbers(t, events), n, n+1)
-			slowest = max(slowest, time.Since(began))
-			select {
-			case <-done:
-				flooding = false
-			default:
-			}
-		}
-		grown := memoryPeak(s.process.Process.Pid) - empty
-		t.Logf("%d requests, with %d MiB more memory; meanwhile %d messages, the slowest in %s", senders*each, grown>>10, n, slowest.Round(time.Millisecond))
-		if empty == 0 || grown > mostGrowth(256<<10) {
-			t.Errorf("the flood took %d KiB more than the %d KiB before it", grown, empty)
-		}
+		n, slowest := meanwhile(t, carol, "", closedAfter(&group), func(n int) { carol.Send(t, "m.test", To(object{"n": n}, carol)) })
+		grown := wantBounded(t, s, empty, 256<<10)
+		t.Logf("%d requests, %.0f a second, with %d MiB more memory; meanwhile %d messages, the slowest in %s",
+			senders*each, senders*each/time.Since(began).Seconds(), grown>>10, n, slowest.Round(time.Millisecond))
 		if got := queued(t, s.OpenDatabase(t), bob); got != senders*each {
 			t.Errorf("%d messages wait, want %d", got, senders*each)
 		}
@@ -216,7 +232,7 @@ func TestFloodOfTransactionsOfAnotherServer(t *testing.T) {
 		remote.MustSend(t, here, "first", remote.ToDevice("first", To(object{"n": -1}, carol)))
 		events, since := carol.Receive(t, "", 1)
 		wantNumbers(t, numbers(t, events), -1, 0)
-		empty := memoryPeak(here.process.Process.Pid)
+		empty := memoryPeak(here.PID())
 
 		var edus []any
 		for n := range maxEDUs {
@@ -224,7 +240,6 @@ func TestFloodOfTransactionsOfAnotherServer(t *testing.T) {
 		}
 		var taken, refused atomic.Int32
 		var group sync.WaitGroup
-		done := make(chan struct{})
 		for range connections {
 			group.Go(func() {
 				for range each {
@@ -239,29 +254,12 @@ func TestFloodOfTransactionsOfAnotherServer(t *testing.T) {
 				}
 			})
 		}
-		go func() {
-			group.Wait()
-			close(done)
-		}()
-		slowest, n := time.Duration(0), 0
-		for flooding := true; flooding; n++ {
-			began := time.Now()
+		n, slowest := meanwhile(t, carol, since, closedAfter(&group), func(n int) {
 			other.MustSend(t, here, unique("txn"), other.ToDevice(unique("edu"), To(object{"n": n}, carol)))
-			events, since = carol.Receive(t, since, 1)
-			wantNumbers(t, numbers(t, events), n, n+1)
-			slowest = max(slowest, time.Since(began))
-			select {
-			case <-done:
-				flooding = false
-			default:
-			}
-		}
-		grown := memoryPeak(here.process.Process.Pid) - empty
+		})
+		grown := wantBounded(t, here, empty, largestFlood)
 		t.Logf("%d transactions were taken, %d not, with %d MiB more memory; meanwhile %d of another server, the slowest in %s",
 			taken.Load(), refused.Load(), grown>>10, n, slowest.Round(time.Millisecond))
-		if empty == 0 || grown > mostGrowth(largestFlood) {
-			t.Errorf("the flood took %d KiB more than the %d KiB before it", grown, empty)
-		}
 		if taken.Load() == 0 {
 			t.Error("none was taken")
 		}
