@@ -159,6 +159,7 @@ func TestSlowSendersHoldUpNobody(t *testing.T) {
 	onBoth(t, func(t *testing.T, b Backend) {
 		s := StartServer(t, b, Options{ToDevice: object{"max_request_bytes": 10 << 20, "limits": object{"body_bytes": 16 << 20}}})
 		alice, bob, carol := Register(t, s, "alice"), Register(t, s, "bob"), Register(t, s, "carol")
+		empty := memoryPeak(s.PID())
 		answers := make(chan Answer, 1000)
 		for range 300 {
 			holdBody(t, alice, 10<<20, 0, answers)
@@ -189,6 +190,7 @@ func TestSlowSendersHoldUpNobody(t *testing.T) {
 		case <-time.After(deadline):
 			t.Error("nobody had to make room")
 		}
+		t.Logf("620 slow requests took %d MiB more memory", wantBounded(t, s, empty, 256<<10)>>10)
 	})
 }
 
@@ -213,7 +215,7 @@ func TestFloodOfTransactions(t *testing.T) {
 			})
 		}
 		n, slowest := meanwhile(t, carol, "", closedAfter(&group), func(n int) { carol.Send(t, "m.test", To(object{"n": n}, carol)) })
-		grown := wantBounded(t, s, empty, 256<<10)
+		grown := wantBounded(t, s, empty, 128<<10)
 		t.Logf("%d requests, %.0f a second, with %d MiB more memory; meanwhile %d messages, the slowest in %s",
 			senders*each, senders*each/time.Since(began).Seconds(), grown>>10, n, slowest.Round(time.Millisecond))
 		if got := queued(t, s.OpenDatabase(t), bob); got != senders*each {
