@@ -2,6 +2,8 @@ GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 FUZZTIME ?= 60s
 FUZZERS := ./routing:FuzzRequestBody ./routing:FuzzPath ./admin:FuzzParameters ./host:FuzzSinceToken .:FuzzConfig ./consumers:FuzzInboundEDU ./host:FuzzTransaction ./internal/wire:FuzzObject
 SYNAPSE := e2e/.synapse
+# Whether the server of make torture and the torture itself have the race detector.
+TORTURE_RACE := $(or $(TODEVICE_E2E_RACE),1)
 # Clients that encrypt in Go: without the tag they need libolm.
 OLM := goolm
 
@@ -68,7 +70,11 @@ bench-go: ## Run the Go benchmarks of the stores, the writer and the trace
 
 .PHONY: torture
 torture: ## Break everything around the server at random for TODEVICE_TORTURE (30m), as root; TODEVICE_TEST_SEED repeats a run
-	cd e2e && TODEVICE_E2E_RACE=$${TODEVICE_E2E_RACE:-1} TODEVICE_TORTURE=$${TODEVICE_TORTURE:-30m} go test -race -v -count=1 -timeout 24h -run '^TestTorture' .
+	cd e2e && TODEVICE_E2E_RACE=$(TORTURE_RACE) TODEVICE_TORTURE=$${TODEVICE_TORTURE:-30m} go test $(if $(filter 1,$(TORTURE_RACE)),-race) -v -count=1 -timeout 24h -run '^TestTorture' .
+
+.PHONY: torture-load
+torture-load: ## The same without the race detector, so that 200 requests/s must be accepted in the mean (TODEVICE_TORTURE_RATE)
+	TODEVICE_TORTURE_RATE=$${TODEVICE_TORTURE_RATE:-200} $(MAKE) torture TODEVICE_E2E_RACE=0
 
 .PHONY: million
 million: ## Take over and give back a million waiting messages, on each database: time and memory

@@ -13,10 +13,8 @@ import (
 	"maunium.net/go/mautrix/id"
 )
 
-// What the devices of a crowd do. The pace is that of each sender, so that they load a server without taking
-// all of a slow machine.
+// How the devices of a crowd wait.
 const (
-	sendPace     = 12 * time.Millisecond // mean pause between two requests
 	impatience   = 300 * time.Millisecond
 	lastSync     = time.Second // of the /sync after which nothing can come any more
 	longestSleep = 2 * time.Second
@@ -32,8 +30,12 @@ type crowd struct {
 	// onItsWay is how long a message may take after its 200.
 	onItsWay time.Duration
 	seed     uint64
+	// rate is how many requests a second all senders together have on their schedule. 0 has each of them pause between two.
+	rate int
 
-	messages atomic.Int64 // requests answered 200
+	paces    []*pace
+	loaded   time.Duration // from the first message to the last one
+	messages atomic.Int64  // requests answered 200
 	slowest  slowest
 }
 
@@ -99,12 +101,16 @@ func (c *crowd) run(ctx context.Context, t testing.TB, disturb func()) {
 		senders.Wait()
 		receivers.Wait()
 	}()
+	c.setPaces()
+	began, next := time.Now(), 0
 	for i, p := range c.people {
 		for d, device := range p.devices {
 			chance := rand.New(rand.NewPCG(c.seed, uint64(i)<<8|uint64(d)))
 			receivers.Go(func() { c.receive(ctx, t, device, rand.New(rand.NewPCG(c.seed, 1<<32|uint64(i)<<8|uint64(d))), sent) })
-			if d == 0 || i%2 == 0 { // of every second user all devices send
-				senders.Go(func() { c.send(ctx, t, p, device, chance, quit) })
+			if sends(i, d) {
+				pace := c.paces[next]
+				next++
+				senders.Go(func() { c.send(ctx, t, p, device, pace, chance, quit) })
 			}
 		}
 	}
@@ -113,21 +119,56 @@ func (c *crowd) run(ctx context.Context, t testing.TB, disturb func()) {
 	close(quit)
 	senders.Wait()
 	last := time.Now()
+	c.loaded = last.Sub(began)
 	close(sent)
 	receivers.Wait()
 	t.Logf("the last message was sent %s after the last fault, and the last /sync came %s later",
 		last.Sub(ended).Round(time.Millisecond), time.Since(last).Round(time.Millisecond))
 }
 
+// sends tells whether a device sends: of every second user all do.
+func sends(person, device int) bool { return device == 0 || person%2 == 0 }
+
+// setPaces gives each sender its part of the rate.
+func (c *crowd) setPaces() {
+	senders := 0
+	for i, p := range c.people {
+		for d := range p.devices {
+			if sends(i, d) {
+				senders++
+			}
+		}
+	}
+	mean := sendPace
+	if c.rate > 0 {
+		mean = time.Duration(senders) * time.Second / time.Duration(c.rate)
+	}
+	for range senders {
+		c.paces = append(c.paces, newPace(mean, c.rate > 0))
+	}
+}
+
+// behind returns how long the crowd would take at its rate for what it should have sent already.
+func (c *crowd) behind() time.Duration {
+	if c.rate == 0 {
+		return 0
+	}
+	requests, now := 0., time.Now()
+	for _, p := range c.paces {
+		requests += p.behind(now)
+	}
+	return time.Duration(requests / float64(c.rate) * float64(time.Second))
+}
+
 // send sends messages one after the other, in the different ways in which clients do not get their answer at once.
-func (c *crowd) send(ctx context.Context, t testing.TB, p *person, device *Client, chance *rand.Rand, quit <-chan struct{}) {
+func (c *crowd) send(ctx context.Context, t testing.TB, p *person, device *Client, pace *pace, chance *rand.Rand, quit <-chan struct{}) {
 	for seq := 0; ; seq++ {
 		select {
 		case <-quit:
 			return
 		case <-ctx.Done():
 			return
-		case <-time.After(time.Duration(chance.Int64N(int64(2 * sendPace)))):
+		case <-time.After(pace.pause(chance)):
 		}
 		m := journalMessage{Sender: device.UserID.String(), Device: device.DeviceID.String(), Seq: seq}
 		messages, to := c.choose(p, m, chance)

@@ -110,6 +110,14 @@ func (f *torment) String() string {
 	return strings.Join(out, ", ")
 }
 
+// count returns how many faults there were.
+func (f *torment) count() (n int) {
+	for _, one := range f.faults {
+		n += one.happened
+	}
+	return n
+}
+
 // order says which faults happened, and when.
 func (f *torment) order() string { return f.log.String() }
 

@@ -48,3 +48,25 @@ func TestSeedRepeatsTorment(t *testing.T) {
 		t.Error("no two faults happened at once")
 	}
 }
+
+// A sender that was held up for a second sends what it missed without a pause, and no more. Without a schedule it goes on as before.
+func TestPaceMakesUp(t *testing.T) {
+	const mean = time.Millisecond
+	for _, scheduled := range []bool{true, false} {
+		p, chance := newPace(mean, scheduled), rand.New(rand.NewPCG(1, 1))
+		p.due.Add(-int64(time.Second))
+		if behind := p.behind(time.Now()); behind < 1000 {
+			t.Errorf("a second late at one request in %s is %.0f requests behind", mean, behind)
+		}
+		late := 0
+		for p.pause(chance) <= 0 {
+			late++
+		}
+		if least, most := 900, 1300; scheduled && (late < least || late > most) {
+			t.Errorf("after a second at one request in %s it made up for %d, want %d to %d", mean, late, least, most)
+		}
+		if !scheduled && late > 0 {
+			t.Errorf("without a schedule it made up for %d", late)
+		}
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 )
@@ -14,6 +15,9 @@ const (
 	envTorture = "TODEVICE_TORTURE"
 	// envSeed names the one with the seed of a run to repeat: its faults come in the same order.
 	envSeed = "TODEVICE_TEST_SEED"
+	// envRate names the one with how many requests a second must be accepted in the mean of a long run, its faults included. Without it
+	// a run says how many they were.
+	envRate = "TODEVICE_TORTURE_RATE"
 
 	// How long the faults go on as one of the tests, within one server and between two. What they leave behind takes
 	// up to 10 seconds more.
@@ -108,6 +112,8 @@ type torture struct {
 	duration time.Duration
 	longest  time.Duration
 	pass     int
+	floor    float64       // requests a second
+	caughtUp time.Duration // the longest that took after a fault
 	// atEnd checks more, while the servers still run. Nil checks no more.
 	atEnd func()
 }
@@ -129,7 +135,28 @@ func newTorture(t testing.TB, short time.Duration) *torture {
 	}
 	t.Logf("%s=%d", envSeed, w.seed)
 	w.crowd = &crowd{journal: NewJournal(), keepers: map[*Server]*keeper{}, seed: w.seed}
+	if w.long {
+		w.rate = longRate
+		if os.Getenv(envRace) == "1" {
+			w.rate = raceRate
+		}
+		w.floor = rateFloor(t)
+	}
 	return w
+}
+
+// rateFloor returns the rate that a long run must reach, or 0.
+func rateFloor(t testing.TB) float64 {
+	t.Helper()
+	given := os.Getenv(envRate)
+	if given == "" {
+		return 0
+	}
+	floor, err := strconv.ParseFloat(given, 64)
+	if err != nil {
+		t.Fatalf("%s: %v", envRate, err)
+	}
+	return floor
 }
 
 // torment has the faults happen and checks what became of the messages.
@@ -148,6 +175,7 @@ func (w *torture) torment(t testing.TB, faults ...*fault) {
 			a, b := w.journal.Counts()
 			return a >= accepted+w.pass && b >= arrived+w.pass || t.Failed(), []int{a - accepted, b - arrived}
 		})
+		w.catchUp(t)
 	}
 	broken := func() bool { return w.journal.Faults() != "" || w.unasked() != nil }
 	began := time.Now()
@@ -160,11 +188,13 @@ func (w *torture) torment(t testing.TB, faults ...*fault) {
 	if err := ctx.Err(); err != nil {
 		t.Errorf("the crowd did not come to its end: %v", err)
 	}
-	took := time.Since(began)
 	figures := w.journal.Check()
-	t.Logf("%s\n%d requests in %s, %.0f/s; %s\nthe slowest answer took %s", f, w.messages.Load(), took.Round(time.Second), float64(w.messages.Load())/took.Seconds(), figures, &w.slowest)
+	t.Log(w.report(f, figures))
 	if !figures.Good() {
-		t.Errorf("promises were broken after %s:\n%s", took.Round(time.Second), w.journal.Faults())
+		t.Errorf("promises were broken after %s:\n%s", time.Since(began).Round(time.Second), w.journal.Faults())
+	}
+	if mean := w.mean(w.messages.Load()); mean < w.floor {
+		t.Errorf("%.1f requests/s were accepted in the mean, %s wants %.1f", mean, envRate, w.floor)
 	}
 	w.wantQueuesEmpty(t)
 	if w.atEnd != nil && !t.Failed() {
@@ -174,6 +204,35 @@ func (w *torture) torment(t testing.TB, faults ...*fault) {
 		orFail(t, k.stop())
 		orFail(t, k.fault())
 	}
+}
+
+// catchUp waits until the senders are back on their schedule, or have had long enough for it.
+func (w *torture) catchUp(t testing.TB) {
+	t.Helper()
+	began := time.Now()
+	for w.behind() > onSchedule && time.Since(began) < longestCatchUp && !t.Failed() {
+		time.Sleep(20 * time.Millisecond)
+	}
+	w.caughtUp = max(w.caughtUp, time.Since(began))
+}
+
+// mean returns how many of so many there were a second, over the whole time that the load was on.
+func (w *torture) mean(n int64) float64 { return float64(n) / w.loaded.Seconds() }
+
+// report says what a run was and what it found.
+func (w *torture) report(f *torment, figures Figures) string {
+	var out strings.Builder
+	requests, copies := w.messages.Load(), int64(figures.Accepted)
+	fmt.Fprintf(&out, "under load for %s:", w.loaded.Round(time.Second))
+	fmt.Fprintf(&out, "\nrequests accepted: %d, %.1f/s", requests, w.mean(requests))
+	fmt.Fprintf(&out, "\nmessages accepted, one for each device: %d, %.1f/s", copies, w.mean(copies))
+	fmt.Fprintf(&out, "\nfaults: %d; %s", f.count(), f)
+	fmt.Fprintf(&out, "\nmessages: %s", figures)
+	fmt.Fprintf(&out, "\nthe slowest answer took %s", &w.slowest)
+	if w.rate > 0 {
+		fmt.Fprintf(&out, "\nthe schedule had %d requests/s; after a fault it took up to %s to be back on it", w.rate, w.caughtUp.Round(time.Millisecond))
+	}
+	return out.String()
 }
 
 // unasked returns what servers did that no fault made them do.
