@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -376,16 +377,40 @@ func (s *Server) running() bool {
 // panicked.
 func (s *Server) report(t testing.TB, from int64) {
 	t.Helper()
-	tail := s.logTail(from)
-	if strings.Contains(tail, "\npanic: ") || strings.Contains(tail, "\nfatal error: ") || strings.Contains(tail, "http: panic serving") {
-		t.Error("the server panicked")
+	if panics := s.panics(from); panics != "" {
+		t.Errorf("the server panicked:\n%s", panics)
 	}
 	if races := s.races(); races != "" {
 		t.Errorf("data races in the server:\n%s", races)
 	}
 	if t.Failed() {
-		t.Logf("log of the %s server:\n%s", s.Backend, tail)
+		t.Logf("log of the %s server:\n%s", s.Backend, s.logTail(from))
 	}
+}
+
+// panics returns the first panic in the log after an offset, with as many lines as show where it was. How the host ends a start without
+// its database or NATS is none: it panics with an entry of its log.
+func (s *Server) panics(from int64) string {
+	const shown = 60
+	f, err := os.Open(s.path("server.log"))
+	if err != nil {
+		return ""
+	}
+	defer f.Close() //nolint:errcheck
+	if _, err = f.Seek(from, io.SeekStart); err != nil {
+		return err.Error()
+	}
+	var out []string
+	lines := bufio.NewReader(f)
+	for err == nil && len(out) < shown {
+		var line string
+		line, err = lines.ReadString('\n')
+		began := strings.HasPrefix(line, "panic: ") && !strings.HasPrefix(line, "panic: (*logrus.Entry)")
+		if len(out) > 0 || began || strings.HasPrefix(line, "fatal error: ") || strings.Contains(line, "http: panic serving") {
+			out = append(out, line)
+		}
+	}
+	return strings.Join(out, "")
 }
 
 // races returns what the race detector reported.
