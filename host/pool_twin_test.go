@@ -108,6 +108,7 @@ func (t *twin) catchUp(latest synctypes.StreamingToken) {
 // get returns the status and the body of the answer to a /sync.
 func (t *twin) get(ctx context.Context, device *userapitypes.Device, query url.Values) (int, []byte, error) {
 	req := httptest.NewRequestWithContext(ctx, http.MethodGet, "/_matrix/client/v3/sync?"+query.Encode(), nil)
+	req.Header.Set("Authorization", "Bearer "+device.AccessToken)
 	res := t.answer(req, device)
 	body, err := json.Marshal(res.JSON)
 	return res.Code, body, err

@@ -5,6 +5,7 @@ import (
 	"net/http"
 
 	"github.com/gorilla/mux"
+	"github.com/matrix-org/dendrite/clientapi/auth"
 	"github.com/matrix-org/dendrite/internal/httputil"
 	synctypes "github.com/matrix-org/dendrite/syncapi/types"
 	userapi "github.com/matrix-org/dendrite/userapi/api"
@@ -52,7 +53,8 @@ type syncPool interface {
 	OnIncomingSyncRequest(req *http.Request, device *userapi.Device) util.JSONResponse
 }
 
-// serveSync has the host's RequestPool answer, but for a request whose queue could not be read.
+// serveSync has the host's RequestPool answer, but for a request whose queue could not be read, or whose device was deleted meanwhile: what
+// was read for it may have been sent to the next device of that ID.
 func (d *Dendrite) serveSync(req *http.Request, device *userapi.Device, pool syncPool) util.JSONResponse {
 	ctx, failed := withSyncFailure(req.Context())
 	defer failed.cancel()
@@ -60,7 +62,12 @@ func (d *Dendrite) serveSync(req *http.Request, device *userapi.Device, pool syn
 	if err := failed.failure(); err != nil {
 		return routing.ErrorResponse(err)
 	}
-	d.module.HandedOver(types.Device{UserID: device.UserID, DeviceID: device.ID}, failed.messages())
+	if messages := failed.messages(); len(messages) > 0 {
+		if _, refusal := auth.VerifyUserFromRequest(req, d.rememberedTokens()); refusal != nil {
+			return *refusal
+		}
+		d.module.HandedOver(types.Device{UserID: device.UserID, DeviceID: device.ID}, messages)
+	}
 	if response, ok := res.JSON.(*synctypes.Response); ok && req.URL.Query().Get("since") == "" {
 		d.addKeyCounts(ctx, device, response)
 	}

@@ -1,6 +1,7 @@
 package host
 
 import (
+	"context"
 	"database/sql"
 	"errors"
 	"net/http"
@@ -119,32 +120,50 @@ func TestWithSinceKeepsTheRestOfTheRequest(t *testing.T) {
 type poolThatReads struct {
 	provider *provider
 	err      error
+	read     func() // is called after the reading, if set
 }
 
 func (p poolThatReads) OnIncomingSyncRequest(req *http.Request, _ *userapi.Device) util.JSONResponse {
 	request := syncRequest()
 	p.provider.IncrementalSync(req.Context(), ignoreList{err: sql.ErrNoRows}, request, 0, synctypes.StreamPosition(testPublished))
+	if p.read != nil {
+		p.read()
+	}
 	if p.err != nil {
 		failSync(req.Context(), p.err)
 	}
 	return util.JSONResponse{Code: http.StatusOK, JSON: request.Response}
 }
 
-// What was read for a /sync that fails later was not handed over: it is in no response.
+// What was read for a /sync that fails later was not handed over: it is in no response. Nor is what was read by a token that has ended
+// meanwhile: the queue may be that of another device by then.
 func TestOnlyWhatIsInAResponseIsHandedOver(t *testing.T) {
-	for name, test := range map[string]struct {
+	type ending = func(ctx context.Context, api userapi.UserInternalAPI) error
+	type testCase struct {
 		err  error
+		ends ending
 		code int
 		want int
-	}{
-		"answered": {nil, http.StatusOK, 2},
-		"failed":   {errors.New("too many connections"), http.StatusInternalServerError, 0},
-	} {
+	}
+	tests := map[string]testCase{
+		"answered": {nil, nil, http.StatusOK, 2},
+		"failed":   {errors.New("too many connections"), nil, http.StatusInternalServerError, 0},
+	}
+	for name, ends := range endings() {
+		tests[name] = testCase{nil, ends, http.StatusUnauthorized, 0}
+	}
+	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			d := newTestHost(t, &fakeStore{messages: waiting()})
+			api := d.WrapUserAPI(newAccounts())
 			req := httptest.NewRequest(http.MethodGet, "/sync?since=s1", nil)
+			req.Header.Set("Authorization", "Bearer PHONE")
 			device := &userapi.Device{UserID: "@bob:x", ID: "PHONE"}
-			if res := d.serveSync(req, device, poolThatReads{newTestProvider(t, d), test.err}); res.Code != test.code {
+			pool := poolThatReads{provider: newTestProvider(t, d), err: test.err}
+			if test.ends != nil {
+				pool.read = func() { _ = test.ends(t.Context(), api) } // which has no database to clean up
+			}
+			if res := d.serveSync(req, device, pool); res.Code != test.code {
 				t.Errorf("it is answered with %d %v", res.Code, res.JSON)
 			}
 			if got := steps(t, d, "user_id=@bob:x&device_id=PHONE"); len(got) != test.want || slices.ContainsFunc(got, func(step string) bool { return step != "handed_over" }) {
