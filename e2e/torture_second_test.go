@@ -6,6 +6,22 @@ import (
 	"testing"
 )
 
+// wantLocked waits until a server has its lock on a PostgreSQL again, whose loss it may notice some seconds after a connection was cut.
+// Until then a second server can take its place.
+func wantLocked(t testing.TB, s *Server) {
+	t.Helper()
+	if s.Backend != Postgres {
+		return
+	}
+	db := s.OpenDatabase(t)
+	defer db.Close() //nolint:errcheck
+	eventually(t, "the server has its lock on the database", func() (bool, any) {
+		var held int
+		err := db.QueryRowContext(t.Context(), "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted").Scan(&held)
+		return err == nil && held > 0, err
+	})
+}
+
 // second is another server that is started on the database of one that runs. It refuses to, and the first one goes on.
 func second(t testing.TB, first *Server) *fault {
 	t.Helper()
@@ -13,6 +29,7 @@ func second(t testing.TB, first *Server) *fault {
 	return &fault{
 		name: "second server", alone: true,
 		inject: func(t testing.TB, _ *rand.Rand) {
+			wantLocked(t, first)
 			logged := s.logSize()
 			if err := s.launch(); err != nil {
 				t.Fatal(err)
