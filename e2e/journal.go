@@ -23,6 +23,7 @@ type Journal struct {
 	found    Figures               // but for what only the end shows
 	happened map[string][]happening
 	faults   []string
+	back     takenBack
 }
 
 // journalMessage is what a message of the journal says about itself.
@@ -45,7 +46,7 @@ func NewJournal() *Journal {
 	return &Journal{
 		sent: map[journalMessage][]string{}, accepted: map[journalKey]bool{}, givenUp: map[journalKey]bool{},
 		seen: map[journalKey]int{}, last: map[journalLine]int{}, missing: map[string]int{},
-		due: map[journalLine][]int{}, happened: map[string][]happening{},
+		due: map[journalLine][]int{}, happened: map[string][]happening{}, back: newTakenBack(),
 	}
 }
 
@@ -55,6 +56,7 @@ func (j *Journal) Sent(m journalMessage, receivers []string) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.sent[m] = receivers
+	j.back.sends(m)
 }
 
 // Accepted records that a message to the receivers was answered with 200, after the number of
@@ -62,6 +64,7 @@ func (j *Journal) Sent(m journalMessage, receivers []string) {
 func (j *Journal) Accepted(m journalMessage, receivers []string, attempts int) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	j.back.accepts(m)
 	for _, r := range receivers {
 		key := journalKey{m, r}
 		if j.accepted[key] {
@@ -110,9 +113,11 @@ func (j *Journal) arrived(receiver string, m journalMessage) {
 	j.note(receiver, "%s arrived", m)
 	j.found.Arrived++
 	j.seen[key]++
-	if j.seen[key] > 1 {
+	if j.seen[key] > 1+j.back.again[m] {
 		j.found.Doubled++
 		j.fault(receiver, fmt.Sprintf("%s arrived %d times", m, j.seen[key]))
+	}
+	if j.seen[key] > 1 {
 		return
 	}
 	if to, known := j.sent[m]; known && !slices.Contains(to, receiver) {
@@ -120,7 +125,7 @@ func (j *Journal) arrived(receiver string, m journalMessage) {
 		j.fault(receiver, fmt.Sprintf("%s arrived, which was sent to %v", m, to))
 		return
 	}
-	if j.accepted[key] {
+	if j.accepted[key] && !j.back.lost[key] {
 		j.missing[receiver]--
 	}
 	if j.givenUp[key] {
@@ -177,12 +182,13 @@ type Figures struct {
 	Leaked                               int // arrived at a device they were not sent to
 	Again                                int // came again after they were acknowledged
 	Changed                              int // responses to a token that another one had contradicted
+	TakenBack                            int // younger than a backup that was restored, and gone
 }
 
 func (f Figures) String() string {
-	return fmt.Sprintf("%d copies answered 200 (%d requests repeated, %d given up), %d arrived: %d lost, %d doubled, %d out of order, "+
+	return fmt.Sprintf("%d copies answered 200 (%d requests repeated, %d given up), %d arrived, %d gone by a restored backup: %d lost, %d doubled, %d out of order, "+
 		"%d never answered 200, %d leaked, %d again after their acknowledgement, %d responses that contradict another",
-		f.Accepted, f.Retried, f.GivenUp, f.Arrived, f.Lost, f.Doubled, f.Reordered, f.Unpromised, f.Leaked, f.Again, f.Changed)
+		f.Accepted, f.Retried, f.GivenUp, f.Arrived, f.TakenBack, f.Lost, f.Doubled, f.Reordered, f.Unpromised, f.Leaked, f.Again, f.Changed)
 }
 
 // Good tells whether every promise was kept.
@@ -198,7 +204,11 @@ func (j *Journal) Check() Figures {
 	f := j.found
 	f.Accepted = len(j.accepted)
 	for key := range j.accepted {
-		if j.seen[key] == 0 {
+		switch {
+		case j.seen[key] > 0:
+		case j.back.lost[key]:
+			f.TakenBack++
+		default:
 			f.Lost++
 			j.faultAbout(key.receiver, key.journalMessage, fmt.Sprintf("%s did not arrive", key.journalMessage))
 		}

@@ -3,6 +3,9 @@ package e2e
 import (
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -140,6 +143,20 @@ func stopped(name string, k *keeper) *fault {
 			k.up()
 		},
 	}
+}
+
+// chosen leaves those that the environment asks for.
+func chosen(t testing.TB, faults []*fault) []*fault {
+	t.Helper()
+	pattern, err := regexp.Compile(os.Getenv(envFaults))
+	if err != nil {
+		t.Fatalf("%s: %v", envFaults, err)
+	}
+	left := slices.DeleteFunc(slices.Clone(faults), func(f *fault) bool { return !pattern.MatchString(f.name) })
+	if len(left) == 0 {
+		t.Fatalf("%s=%s leaves no fault", envFaults, pattern)
+	}
+	return left
 }
 
 func orFail(t testing.TB, err error) {

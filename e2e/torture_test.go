@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/matrix-org/dendrite/todevicemodule/internal/pgtest"
 )
 
 const (
@@ -18,6 +20,8 @@ const (
 	// envRate names the one with how many requests a second must be accepted in the mean of a long run, its faults included. Without it
 	// a run says how many they were.
 	envRate = "TODEVICE_TORTURE_RATE"
+	// envFaults names the one with a regular expression for the names of the faults that are to happen, instead of all.
+	envFaults = "TODEVICE_TORTURE_FAULTS"
 
 	// How long the faults go on as one of the tests, within one server and between two. What they leave behind takes
 	// up to 10 seconds more.
@@ -37,7 +41,8 @@ func TestTorture(t *testing.T) {
 		s, faults := w.server(t, b, Options{})
 		k := keep(t, s, endsForNATS)
 		w.settle(t, k, 6, 2)
-		w.torment(t, append(faults, killed("server", k), stopped("server", k), second(t, s))...)
+		faults = append(faults, killed("server", k), stopped("server", k), second(t, s))
+		w.torment(t, append(faults, w.databaseFaults(t, k)...)...)
 	})
 }
 
@@ -91,7 +96,21 @@ func (w *torture) onPostgres(t testing.TB, o Options) (*Server, []*fault) {
 		}))
 	}
 	o.Postgres = database
-	return NewServer(t, Postgres, o), faults
+	s := NewServer(t, Postgres, o)
+	w.postgres[s] = pg
+	return s, faults
+}
+
+// databaseFaults are those by which another database takes the place of a server's. They take seconds each.
+func (w *torture) databaseFaults(t testing.TB, k *keeper) []*fault {
+	t.Helper()
+	switch {
+	case !w.long:
+		return nil
+	case k.s.Backend == SQLite:
+		return []*fault{restoredSQLite(t, w, k)}
+	}
+	return []*fault{restoredPostgres(t, w, k, w.postgres[k.s])}
 }
 
 // disk returns a disk to fill where the faults go on for long. The short form is one of the tests that anybody
@@ -114,13 +133,14 @@ type torture struct {
 	pass     int
 	floor    float64       // requests a second
 	caughtUp time.Duration // the longest that took after a fault
+	postgres map[*Server]*pgtest.Server
 	// atEnd checks more, while the servers still run. Nil checks no more.
 	atEnd func()
 }
 
 func newTorture(t testing.TB, short time.Duration) *torture {
 	t.Helper()
-	w := &torture{seed: uint64(time.Now().UnixNano()), duration: short, longest: shortFault, pass: shortPass}
+	w := &torture{seed: uint64(time.Now().UnixNano()), duration: short, longest: shortFault, pass: shortPass, postgres: map[*Server]*pgtest.Server{}}
 	var err error
 	if given := os.Getenv(envSeed); given != "" {
 		if w.seed, err = strconv.ParseUint(given, 10, 64); err != nil {
@@ -164,7 +184,7 @@ func (w *torture) torment(t testing.TB, faults ...*fault) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), w.duration+5*time.Minute)
 	defer cancel()
-	f := newTorment(w.seed, w.longest, faults...)
+	f := newTorment(w.seed, w.longest, chosen(t, faults)...)
 	f.recovered = func(t testing.TB, after string) {
 		t.Helper()
 		for _, k := range w.keepers {

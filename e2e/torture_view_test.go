@@ -83,10 +83,11 @@ func (v *deviceView) checkOlder(messages []journalMessage, run int64) {
 }
 
 // wantPrefix passes over what is acknowledged: it may stand in front after the server has ended, and take up
-// the room of a response.
+// the room of a response. It passes over what a restored backup took back, too.
 func (v *deviceView) wantPrefix(since string, want, got []journalMessage) {
 	full := len(got) == syncLimit
-	got = slices.DeleteFunc(slices.Clone(got), func(m journalMessage) bool { _, gone := v.gone[m]; return gone })
+	passed := func(m journalMessage) bool { _, gone := v.gone[m]; return gone || v.journal.TakenBack(m) }
+	want, got = slices.DeleteFunc(slices.Clone(want), passed), slices.DeleteFunc(slices.Clone(got), passed)
 	if full {
 		want = want[:min(len(want), len(got))]
 	}
@@ -95,10 +96,11 @@ func (v *deviceView) wantPrefix(since string, want, got []journalMessage) {
 	}
 }
 
-// wantNoneGone allows for acknowledgements that were in the memory of a server that has ended.
+// wantNoneGone allows for acknowledgements that were in the memory of a server that has ended, and for what a client sent anew after
+// a backup had taken it back.
 func (v *deviceView) wantNoneGone(messages []journalMessage, run int64) {
 	for _, m := range messages {
-		if in, gone := v.gone[m]; gone && in == run {
+		if in, gone := v.gone[m]; gone && in == run && !v.journal.SentAnew(m) {
 			v.journal.CameAgain(v.name, m, "the same run of the server has answered the token that covers it")
 		}
 	}
