@@ -9,6 +9,12 @@ import (
 	"github.com/matrix-org/dendrite/todevicemodule/internal/pgtest"
 )
 
+// wiredPostgres is a PostgreSQL with a wire in front of it.
+type wiredPostgres struct {
+	*pgtest.Server
+	wire *Wire
+}
+
 // wirePostgres puts a wire in front of a PostgreSQL, and returns the URL of a database by way of it.
 func wirePostgres(t testing.TB, database string) (*Wire, string) {
 	t.Helper()

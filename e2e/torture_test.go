@@ -8,8 +8,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/matrix-org/dendrite/todevicemodule/internal/pgtest"
 )
 
 const (
@@ -97,7 +95,7 @@ func (w *torture) onPostgres(t testing.TB, o Options) (*Server, []*fault) {
 	}
 	o.Postgres = database
 	s := NewServer(t, Postgres, o)
-	w.postgres[s] = pg
+	w.postgres[s] = wiredPostgres{pg, wire}
 	return s, faults
 }
 
@@ -110,7 +108,8 @@ func (w *torture) databaseFaults(t testing.TB, k *keeper) []*fault {
 	case k.s.Backend == SQLite:
 		return []*fault{restoredSQLite(t, w, k)}
 	}
-	return []*fault{restoredPostgres(t, w, k, w.postgres[k.s])}
+	pg := w.postgres[k.s]
+	return []*fault{restoredPostgres(t, w, k, pg.Server), promoted(t, pg.Server, pg.wire)}
 }
 
 // disk returns a disk to fill where the faults go on for long. The short form is one of the tests that anybody
@@ -133,14 +132,14 @@ type torture struct {
 	pass     int
 	floor    float64       // requests a second
 	caughtUp time.Duration // the longest that took after a fault
-	postgres map[*Server]*pgtest.Server
+	postgres map[*Server]wiredPostgres
 	// atEnd checks more, while the servers still run. Nil checks no more.
 	atEnd func()
 }
 
 func newTorture(t testing.TB, short time.Duration) *torture {
 	t.Helper()
-	w := &torture{seed: uint64(time.Now().UnixNano()), duration: short, longest: shortFault, pass: shortPass, postgres: map[*Server]*pgtest.Server{}}
+	w := &torture{seed: uint64(time.Now().UnixNano()), duration: short, longest: shortFault, pass: shortPass, postgres: map[*Server]wiredPostgres{}}
 	var err error
 	if given := os.Getenv(envSeed); given != "" {
 		if w.seed, err = strconv.ParseUint(given, 10, 64); err != nil {

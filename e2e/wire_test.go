@@ -24,9 +24,8 @@ type Wire struct {
 	// BrokenAnswers is how many answers were cut off in their midst.
 	BrokenAnswers atomic.Int64
 
-	target string
-
 	mu          sync.Mutex
+	target      string
 	connections map[*wired]bool
 	stranded    []net.Conn
 	weather     wireWeather
@@ -128,6 +127,13 @@ func (w *Wire) Answers(breaks func() bool) {
 	w.set(func(weather *wireWeather) { weather.answers = breaks })
 }
 
+// Aim has new connections go to another target.
+func (w *Wire) Aim(target string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.target = target
+}
+
 // Cut ends all connections.
 func (w *Wire) Cut() {
 	w.mu.Lock()
@@ -169,7 +175,10 @@ func (w *Wire) join(client net.Conn) {
 		_ = client.Close()
 		return
 	}
-	target, err := net.Dial("tcp", w.target)
+	w.mu.Lock()
+	address := w.target
+	w.mu.Unlock()
+	target, err := net.Dial("tcp", address)
 	if err != nil {
 		_ = client.Close()
 		return
