@@ -184,10 +184,16 @@ func (s *session) stand(r storage.Refusal, refusal error) error {
 	return nil
 }
 
+// isDue reports whether a refused EDU is to be sent again; the zero time is never. A time beyond the longest pause was noted by a clock
+// that has been set back since: nobody knows how much of the pause is left.
+func isDue(retryAt, now time.Time) bool {
+	return !retryAt.IsZero() && (!retryAt.After(now) || retryAt.Sub(now) > pauses[len(pauses)-1])
+}
+
 // retryRefused sends the refused EDUs that are due, each by itself. It returns an error if the destination
 // failed.
 func (s *session) retryRefused() error {
-	if s.retryAt.IsZero() || s.retryAt.After(s.Now()) {
+	if !isDue(s.retryAt, s.Now()) {
 		return nil
 	}
 	s.suspects = true
@@ -208,12 +214,16 @@ func (s *session) retryRefused() error {
 func (s *session) retryDue() error {
 	defer s.d.heedDiscards()()
 	now := s.Now()
+	by := now
+	if s.retryAt.After(now) {
+		by = s.retryAt // of a clock that was ahead
+	}
 	for range retriedInARow {
-		due, err := s.Store.Refused(s.ctx, s.d.name, now, 1) // one may have 16 MiB
+		due, err := s.Store.Refused(s.ctx, s.d.name, by, 1) // one may have 16 MiB
 		if err != nil {
 			s.broken = true
 		}
-		if err != nil || len(due) == 0 {
+		if err != nil || len(due) == 0 || !isDue(due[0].RetryAt, now) {
 			return err
 		}
 		if err = s.retry(due[0]); err != nil {

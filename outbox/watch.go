@@ -79,7 +79,7 @@ func (o *Outbox) startLook(d *destination, now time.Time, places chan struct{}) 
 
 // needsCare reports whether something waits for a destination while nobody works on it. The caller has mu.
 func (o *Outbox) needsCare(d *destination, now time.Time) bool {
-	due := d.waiting || !d.retryAt.IsZero() && !d.retryAt.After(now)
+	due := d.waiting || isDue(d.retryAt, now)
 	return due && d.busy == 0 && !d.tending && !o.stopping && !now.Before(d.lookAt)
 }
 

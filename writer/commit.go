@@ -191,7 +191,7 @@ func answerStale(requests []*request) []*request {
 // batch, which share what becomes of the first.
 func (w *Writer) newBatch(requests []*request, stored map[types.TransactionKey]struct{}) storage.Batch {
 	batch := storage.Batch{Writer: w.id, Previous: w.previous}
-	now, before := w.Now(), w.allocated
+	now, before := w.latest(), w.allocated
 	taken := make(map[types.TransactionKey]struct{})
 	for _, r := range requests {
 		w.noteStoredBefore(r, stored)

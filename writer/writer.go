@@ -280,6 +280,16 @@ func (w *Writer) now() types.Position {
 	return types.Position(w.Now().UnixMicro())
 }
 
+// latest returns the present time, or the latest that is known of where the clock was set back since, or was behind at the start of a machine: what
+// is to be remembered for a time must not be forgotten as soon as the clock is right again.
+func (w *Writer) latest() time.Time {
+	now, known := w.Now(), w.allocated.Time()
+	if known.After(now) {
+		return known
+	}
+	return now
+}
+
 // nextPositions returns the first of n consecutive positions.
 func (w *Writer) nextPositions(n int) types.Position {
 	first := max(w.allocated+1, w.now())
