@@ -215,7 +215,7 @@ func TestFloodOfTransactions(t *testing.T) {
 			})
 		}
 		n, slowest := meanwhile(t, carol, "", closedAfter(&group), func(n int) { carol.Send(t, "m.test", To(object{"n": n}, carol)) })
-		grown := wantBounded(t, s, empty, 128<<10)
+		grown := wantBounded(t, s, empty, 96<<10)
 		t.Logf("%d requests, %.0f a second, with %d MiB more memory; meanwhile %d messages, the slowest in %s",
 			senders*each, senders*each/time.Since(began).Seconds(), grown>>10, n, slowest.Round(time.Millisecond))
 		if got := queued(t, s.OpenDatabase(t), bob); got != senders*each {
