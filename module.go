@@ -278,13 +278,19 @@ func (m *Module) Receive(ctx context.Context, entries ...consumers.Entry) error 
 	return m.leftovers.Receive(ctx, entries...)
 }
 
-// HoldBody replaces the body of another server's request, which may have so many bytes, by one that is whole and in memory, within
-// the bound that those of all servers have together. Otherwise it returns the answer to the request. What is held is to be released
-// once the request is answered.
-func (m *Module) HoldBody(req *http.Request, limit int) (release func(), refusal *util.JSONResponse) {
+// HoldBody replaces the body of another server's request, which may have so many bytes, and so many of nesting, by one that is whole and in
+// memory, within the bound that those of all servers have together. Otherwise it returns the answer to the request. What is held is to be
+// released once the request is answered.
+func (m *Module) HoldBody(req *http.Request, limit int, mostNesting int64) (release func(), refusal *util.JSONResponse) {
 	body, err := m.inbound.Read(req.Context(), req.Body, req.ContentLength, limit)
 	if err != nil {
 		return nil, routing.BodyError(err, fmt.Sprintf("A transaction may have %d bytes. Send fewer PDUs and EDUs at once.", limit))
+	}
+	var nesting types.Nesting
+	body.Each(nesting.Add)
+	if nesting.Bytes() > mostNesting {
+		body.Release()
+		return nil, routing.TooDeep()
 	}
 	req.Body = io.NopCloser(body.Reader())
 	return body.Release, nil

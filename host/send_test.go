@@ -406,6 +406,41 @@ func TestLargestBodyIsReadWhole(t *testing.T) {
 	}
 }
 
+// nestedTo returns JSON of so many bytes, in as many levels.
+func nestedTo(levels, bytes int) string {
+	return strings.Repeat("[", levels) + `"` + strings.Repeat("x", bytes-2*levels-2) + `"` + strings.Repeat("]", levels)
+}
+
+// What the host would sort for minutes before it looks at the signature does not get to it. The largest transaction does, in a
+// thousand levels and with the deepest messages.
+func TestTransactionThatIsNestedTooDeep(t *testing.T) {
+	s := startSendServer(t)
+	reaches := func(body string) (reached bool, w *httptest.ResponseRecorder) {
+		handler := withBoundedBody(s.module.HoldBody, http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) {
+			read, err := io.ReadAll(req.Body)
+			reached = err == nil && string(read) == body
+		}))
+		w = httptest.NewRecorder()
+		handler.ServeHTTP(w, httptest.NewRequest(http.MethodPut, "/", strings.NewReader(body)))
+		return reached, w
+	}
+	list := func(n int, part string) string { return "[" + strings.Repeat(part+",", n-1) + part + "]" }
+	const large = 64 << 10
+	allowed := transaction(list(maxPDUs, nestedTo(990, large)), list(maxEDUs-1, nestedTo(105, large))+nestedTo(105, 16<<20))
+	if ok, w := reaches(allowed); !ok {
+		t.Errorf("what is allowed is answered %d %s", w.Code, w.Body)
+	}
+	refused := transaction(nestedTo(9_000, 4<<20))
+	if ok, w := reaches(refused); ok || w.Code != http.StatusBadRequest {
+		t.Errorf("what takes minutes reaches the host: %v, %d %s", ok, w.Code, w.Body)
+	} else {
+		wantAnswer(t, w, http.StatusBadRequest, `M_BAD_JSON`)
+	}
+	if ok, _ := reaches(transaction()); !ok {
+		t.Error("nothing gets through any more")
+	}
+}
+
 // A server whose transactions are all under way gets a 429, and other servers don't.
 func TestTransactionsOfOneServerAtOnce(t *testing.T) {
 	s := startSendServer(t)

@@ -27,6 +27,11 @@ func invalidParam(message string) *util.JSONResponse {
 	return matrixError(http.StatusBadRequest, spec.ErrorInvalidParam, message)
 }
 
+// TooDeep is the answer to another server's request with a body that is nested too deep for its size.
+func TooDeep() *util.JSONResponse {
+	return badJSON("The request is nested too deep for its size. Send fewer PDUs and EDUs at once.")
+}
+
 func tooLarge(message string) *util.JSONResponse {
 	return matrixError(http.StatusRequestEntityTooLarge, "M_TOO_LARGE", message)
 }

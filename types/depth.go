@@ -34,3 +34,35 @@ func Depth(json []byte) int {
 	}
 	return deepest
 }
+
+// Nesting adds up the sizes of all objects and arrays in JSON, each with everything in it: what it costs to copy each of them once. Its zero
+// value is ready to use.
+type Nesting struct {
+	bytes, levels     int64
+	inString, escaped bool
+}
+
+// Bytes returns the sum.
+func (n *Nesting) Bytes() int64 { return n.bytes }
+
+// Add takes the next piece of the JSON.
+func (n *Nesting) Add(piece []byte) {
+	for _, c := range piece {
+		switch {
+		case n.escaped:
+			n.escaped = false
+		case n.inString && c == '\\':
+			n.escaped = true
+		case c == '"':
+			n.inString = !n.inString
+		case n.inString:
+		case c == '{' || c == '[':
+			n.levels++
+		case c == '}' || c == ']':
+			n.bytes += n.levels // the bracket itself
+			n.levels = max(0, n.levels-1)
+			continue
+		}
+		n.bytes += n.levels
+	}
+}

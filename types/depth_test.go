@@ -1,6 +1,7 @@
 package types
 
 import (
+	"slices"
 	"strings"
 	"testing"
 )
@@ -32,6 +33,23 @@ func TestIsTooDeep(t *testing.T) {
 	} {
 		if got := IsTooDeep([]byte(json)); got != want {
 			t.Errorf("%.40s: %v", json, got)
+		}
+	}
+}
+
+func TestNesting(t *testing.T) {
+	for text, want := range map[string]int64{
+		``: 0, `1`: 0, `"{["`: 0, `{}`: 2, `[1]`: 3, `[[]]`: 4 + 2, `{"a":{"b":[1,2]}}`: 17 + 11 + 5, `[[],[]]`: 7 + 2 + 2,
+		`{"}\\":"\"}"}`: 13, `["\\",[]]`: 9 + 2, `]]{}`: 2,
+	} {
+		for _, size := range []int{1, 3, 100} { // of each piece
+			var n Nesting
+			for piece := range slices.Chunk([]byte(text), size) {
+				n.Add(piece)
+			}
+			if n.Bytes() != want {
+				t.Errorf("%s in pieces of %d: %d bytes, want %d", text, size, n.Bytes(), want)
+			}
 		}
 	}
 }

@@ -116,6 +116,13 @@ func (b *Body) Text() string {
 	return text.String()
 }
 
+// Each shows f the body piece by piece. It is called before Text and Reader.
+func (b *Body) Each(f func(piece []byte)) {
+	for _, piece := range b.pieces {
+		f(piece)
+	}
+}
+
 // Reader returns a reader of the body that lets go of what was read. It is called at most once, and not beside Text.
 func (b *Body) Reader() io.Reader { return (*reader)(b) }
 
