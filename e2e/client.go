@@ -394,11 +394,23 @@ const positionField = 3
 // position returns the to_device part of a sync token.
 func position(t testing.TB, token string) int64 {
 	t.Helper()
-	n, err := strconv.ParseInt(strings.Split(strings.TrimPrefix(token, "s"), "_")[positionField], 10, 64)
+	n, err := parsePosition(token)
 	if err != nil {
-		t.Fatalf("token %q: %v", token, err)
+		t.Fatal(err)
 	}
 	return n
+}
+
+func parsePosition(token string) (int64, error) {
+	parts := strings.Split(strings.TrimPrefix(token, "s"), "_")
+	if len(parts) <= positionField {
+		return 0, fmt.Errorf("token %q has no to_device part", token)
+	}
+	n, err := strconv.ParseInt(parts[positionField], 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("token %q: %w", token, err)
+	}
+	return n, nil
 }
 
 // withPosition returns the token with another to_device part.

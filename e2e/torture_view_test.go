@@ -69,8 +69,24 @@ func (v *deviceView) answered(since string, res *SyncResponse, before, after int
 		v.dropped = messages
 		return nil
 	}
+	if err = v.wantForward(since, res.NextBatch); err != nil {
+		return err
+	}
 	v.previous, v.since, v.used, v.latest, v.dropped = since, res.NextBatch, unused, messages, nil
 	return v.journal.Arrived(v.name, res.Events())
+}
+
+// wantForward wants positions never to go back.
+func (v *deviceView) wantForward(since, next string) error {
+	to, err := parsePosition(next)
+	if err != nil || since == "" {
+		return err
+	}
+	from, err := parsePosition(since)
+	if err == nil && to < from {
+		v.journal.Contradicted(v.name, fmt.Sprintf("/sync with since %q goes back to %q", since, next))
+	}
+	return err
 }
 
 // checkOlder looks at the response to a token that the device has gone on from, or to none: what came with the token that the device
