@@ -3,6 +3,7 @@ package e2e
 import (
 	"errors"
 	"fmt"
+	"os/exec"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -20,6 +21,7 @@ type keeper struct {
 	mu      sync.Mutex
 	wanted  bool
 	ordered bool          // the end of the present process
+	logged  int64         // the size of the log before it
 	changed chan struct{} // holds a token when wanted was set
 	failed  int           // starts, since the last that went well
 	err     error         // of the last start
@@ -82,8 +84,8 @@ func (k *keeper) launch() (launched bool, logged int64, err error) {
 	if !k.wanted {
 		return false, 0, nil
 	}
-	k.ordered = false
-	return true, k.s.logSize(), k.s.launch()
+	k.ordered, k.logged = false, k.s.logSize()
+	return true, k.logged, k.s.launch()
 }
 
 func (k *keeper) started(err error) {
@@ -126,7 +128,8 @@ func (k *keeper) kill() error {
 	return k.s.Kill()
 }
 
-// stop ends the process as an operator does, until up. A process that did not answer yet may end with an error.
+// stop ends the process as an operator does, until up. A process that did not answer yet may end with an error, and so may one that was
+// ending by itself, as it may.
 func (k *keeper) stop() error {
 	k.down()
 	answered := false
@@ -135,10 +138,15 @@ func (k *keeper) stop() error {
 		answered = true
 	default:
 	}
-	if err := k.s.Stop(); err != nil && (answered || k.s.running()) {
-		return err
+	err := k.s.Stop()
+	var exit *exec.ExitError
+	switch {
+	case err == nil, !answered && !k.s.running():
+		return nil
+	case errors.As(err, &exit) && k.mayEnd(k.s.logTail(k.logged)):
+		return nil
 	}
-	return nil
+	return err
 }
 
 func (k *keeper) down() {
