@@ -170,7 +170,7 @@ func wantOutboxEmpty(t *testing.T, s, destination *Server) {
 func wantNothingKept(t *testing.T, s *Server, destination string) {
 	t.Helper()
 	db := s.OpenDatabase(t)
-	eventually(t, "the outbox is empty", func() (bool, any) {
+	within(t, silentRecovery, "the outbox is empty", func() (bool, any) {
 		var waiting, refused int
 		err := db.QueryRow(`SELECT (SELECT COUNT(*) FROM todevice_outbox WHERE destination = $1),
 			(SELECT COUNT(*) FROM todevice_refused WHERE destination = $1)`, destination).Scan(&waiting, &refused)

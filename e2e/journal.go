@@ -24,6 +24,7 @@ type Journal struct {
 	happened map[string][]happening
 	faults   []string
 	back     takenBack
+	lives    lives
 }
 
 // journalMessage is what a message of the journal says about itself.
@@ -46,7 +47,7 @@ func NewJournal() *Journal {
 	return &Journal{
 		sent: map[journalMessage][]string{}, accepted: map[journalKey]bool{}, givenUp: map[journalKey]bool{},
 		seen: map[journalKey]int{}, last: map[journalLine]int{}, missing: map[string]int{},
-		due: map[journalLine][]int{}, happened: map[string][]happening{}, back: newTakenBack(),
+		due: map[journalLine][]int{}, happened: map[string][]happening{}, back: newTakenBack(), lives: newLives(),
 	}
 }
 
@@ -57,6 +58,7 @@ func (j *Journal) Sent(m journalMessage, receivers []string) {
 	defer j.mu.Unlock()
 	j.sent[m] = receivers
 	j.back.sends(m)
+	j.lives.sends(m, receivers)
 }
 
 // Accepted records that a message to the receivers was answered with 200, after the number of
@@ -72,12 +74,13 @@ func (j *Journal) Accepted(m journalMessage, receivers []string, attempts int) {
 		}
 		j.accepted[key] = true
 		j.note(r, "%s answered 200 after %d attempts", m, attempts)
-		if j.seen[key] == 0 {
+		if promised := j.lives.accepts(key); promised && j.seen[key] == 0 {
 			line := journalLine{m.Sender, m.Device, r}
 			j.missing[r]++
 			j.due[line] = append(j.due[line], m.Seq)
 		}
 	}
+	delete(j.lives.sent, m)
 	if attempts > 1 {
 		j.found.Retried++
 	}
@@ -89,6 +92,7 @@ func (j *Journal) GivenUp(m journalMessage, receivers []string) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.found.GivenUp++
+	delete(j.lives.sent, m)
 	for _, r := range receivers {
 		j.givenUp[journalKey{m, r}] = true
 	}
@@ -96,6 +100,11 @@ func (j *Journal) GivenUp(m journalMessage, receivers []string) {
 
 // Arrived records the messages of one /sync response, in their order.
 func (j *Journal) Arrived(receiver string, events []Event) error {
+	return j.ArrivedIn(0, receiver, events)
+}
+
+// ArrivedIn is Arrived for a receiver that is signed out and in. The life is that in which it made the request.
+func (j *Journal) ArrivedIn(life int, receiver string, events []Event) error {
 	messages, err := journalMessages(events)
 	if err != nil {
 		return err
@@ -103,16 +112,26 @@ func (j *Journal) Arrived(receiver string, events []Event) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	for _, m := range messages {
-		j.arrived(receiver, m)
+		j.arrived(life, receiver, m)
 	}
 	return nil
 }
 
-func (j *Journal) arrived(receiver string, m journalMessage) {
+func (j *Journal) arrived(life int, receiver string, m journalMessage) {
 	key, line := journalKey{m, receiver}, journalLine{m.Sender, m.Device, receiver}
 	j.note(receiver, "%s arrived", m)
 	j.found.Arrived++
 	j.seen[key]++
+	if j.accepted[key] && j.lives.before(key, life) && j.back.again[m] == 0 {
+		j.found.AfterDeletion++
+		j.fault(receiver, fmt.Sprintf("%s was delivered after deletion: it was answered 200 before the device was deleted that had this ID", m))
+		return
+	}
+	if j.lives.after(key, life) {
+		j.found.Leaked++
+		j.fault(receiver, fmt.Sprintf("%s arrived by a token of the device that was deleted before", m))
+		return
+	}
 	if j.seen[key] > 1+j.back.again[m] {
 		j.found.Doubled++
 		j.fault(receiver, fmt.Sprintf("%s arrived %d times", m, j.seen[key]))
@@ -125,10 +144,10 @@ func (j *Journal) arrived(receiver string, m journalMessage) {
 		j.fault(receiver, fmt.Sprintf("%s arrived, which was sent to %v", m, to))
 		return
 	}
-	if j.accepted[key] && !j.back.lost[key] {
+	if j.accepted[key] && j.lives.promised(key) && !j.back.lost[key] {
 		j.missing[receiver]--
 	}
-	if j.givenUp[key] {
+	if j.givenUp[key] || j.lives.stages[receiver] != 2*life {
 		return
 	}
 	// Whatever the sender had the answer to before it sent this message is here, or comes too late: Check says which.
@@ -182,18 +201,23 @@ type Figures struct {
 	Leaked                               int // arrived at a device they were not sent to
 	Again                                int // came again after they were acknowledged
 	Changed                              int // responses to a token that another one had contradicted
+	AfterDeletion                        int // arrived although the device they were answered 200 for was deleted
+	Deletions                            int // of devices
+	Deleted                              int // did not arrive and need not, since the device was deleted
 	TakenBack                            int // younger than a backup that was restored, and gone
 }
 
 func (f Figures) String() string {
-	return fmt.Sprintf("%d copies answered 200 (%d requests repeated, %d given up), %d arrived, %d gone by a restored backup: %d lost, %d doubled, %d out of order, "+
-		"%d never answered 200, %d leaked, %d again after their acknowledgement, %d responses that contradict another",
-		f.Accepted, f.Retried, f.GivenUp, f.Arrived, f.TakenBack, f.Lost, f.Doubled, f.Reordered, f.Unpromised, f.Leaked, f.Again, f.Changed)
+	return fmt.Sprintf("%d copies answered 200 (%d requests repeated, %d given up), %d arrived: %d lost, %d doubled, %d out of order, "+
+		"%d never answered 200, %d leaked, %d again after their acknowledgement, %d responses that contradict another, "+
+		"%d delivered after deletion (%d deletions of devices; %d copies ended with theirs, %d with a restored backup)",
+		f.Accepted, f.Retried, f.GivenUp, f.Arrived, f.Lost, f.Doubled, f.Reordered, f.Unpromised, f.Leaked, f.Again, f.Changed,
+		f.AfterDeletion, f.Deletions, f.Deleted, f.TakenBack)
 }
 
 // Good tells whether every promise was kept.
 func (f Figures) Good() bool {
-	return f.Lost+f.Doubled+f.Reordered+f.Unpromised+f.Leaked+f.Again+f.Changed == 0
+	return f.Lost+f.Doubled+f.Reordered+f.Unpromised+f.Leaked+f.Again+f.Changed+f.AfterDeletion == 0
 }
 
 // Check compares what was promised with what arrived. Call it when senders and receivers are
@@ -208,6 +232,8 @@ func (j *Journal) Check() Figures {
 		case j.seen[key] > 0:
 		case j.back.lost[key]:
 			f.TakenBack++
+		case !j.lives.promised(key):
+			f.Deleted++
 		default:
 			f.Lost++
 			j.faultAbout(key.receiver, key.journalMessage, fmt.Sprintf("%s did not arrive", key.journalMessage))

@@ -60,7 +60,7 @@ func (j *Journal) Restored(from, to time.Time) {
 func (j *Journal) mayBeLost(m journalMessage) {
 	for _, r := range j.sent[m] {
 		key, line := journalKey{m, r}, journalLine{m.Sender, m.Device, r}
-		if !j.accepted[key] || j.seen[key] > 0 || j.back.lost[key] {
+		if !j.accepted[key] || !j.lives.promised(key) || j.seen[key] > 0 || j.back.lost[key] {
 			continue
 		}
 		j.back.lost[key] = true

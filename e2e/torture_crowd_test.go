@@ -29,9 +29,16 @@ type crowd struct {
 	keepers map[*Server]*keeper
 	// onItsWay is how long a message may take after its 200.
 	onItsWay time.Duration
+	// passedOn waits until every message is where its receivers get it, once all are sent: those of which it is not known whether they
+	// must arrive, too. Nil does not wait.
+	passedOn func()
 	seed     uint64
 	// rate is how many requests a second all senders together have on their schedule. 0 has each of them pause between two.
 	rate int
+
+	sessions sessions
+	// churning is held by whoever must not have devices deleted or signed in meanwhile, and for reading while one is.
+	churning sync.RWMutex
 
 	paces    []*pace
 	loaded   time.Duration // from the first message to the last one
@@ -101,9 +108,13 @@ func (c *crowd) run(ctx context.Context, t testing.TB, disturb func()) {
 		senders.Wait()
 		receivers.Wait()
 	}()
+	c.sessions.of = map[string]*session{}
 	c.setPaces()
 	began, next := time.Now(), 0
 	for i, p := range c.people {
+		if comesAndGoes(i) {
+			senders.Go(func() { c.churn(ctx, t, p, rand.New(rand.NewPCG(c.seed, 2<<32|uint64(i))), quit) })
+		}
 		for d, device := range p.devices {
 			chance := rand.New(rand.NewPCG(c.seed, uint64(i)<<8|uint64(d)))
 			receivers.Go(func() { c.receive(ctx, t, device, rand.New(rand.NewPCG(c.seed, 1<<32|uint64(i)<<8|uint64(d))), sent) })
@@ -120,6 +131,9 @@ func (c *crowd) run(ctx context.Context, t testing.TB, disturb func()) {
 	senders.Wait()
 	last := time.Now()
 	c.loaded = last.Sub(began)
+	if c.passedOn != nil && !t.Failed() {
+		c.passedOn()
+	}
 	close(sent)
 	receivers.Wait()
 	t.Logf("the last message was sent %s after the last fault, and the last /sync came %s later",
@@ -170,6 +184,7 @@ func (c *crowd) send(ctx context.Context, t testing.TB, p *person, device *Clien
 			return
 		case <-time.After(pace.pause(chance)):
 		}
+		session := c.session(device)
 		m := journalMessage{Sender: device.UserID.String(), Device: device.DeviceID.String(), Seq: seq}
 		messages, to := c.choose(p, m, chance)
 		names := make([]string, len(to))
@@ -177,13 +192,10 @@ func (c *crowd) send(ctx context.Context, t testing.TB, p *person, device *Clien
 			names[i] = deviceName(r)
 		}
 		c.journal.Sent(m, names)
-		r := sending{slowest: &c.slowest, device: device, txn: unique("txn"), body: messages.Body()}
+		r := sending{crowd: c, session: session, txn: unique("txn"), body: messages.Body()}
 		switch manner := chance.IntN(20); {
 		case manner == 0: // the user closes the application
-			if !r.once(ctx, t, impatience) {
-				c.journal.GivenUp(m, names)
-				continue
-			}
+			r.once(ctx, t, impatience)
 		case manner == 1: // two connections carry the same request
 			var twins sync.WaitGroup
 			for range 2 {
@@ -197,6 +209,10 @@ func (c *crowd) send(ctx context.Context, t testing.TB, p *person, device *Clien
 		}
 		if ctx.Err() != nil || t.Failed() {
 			return
+		}
+		if !r.accepted.Load() {
+			c.journal.GivenUp(m, names)
+			continue
 		}
 		c.journal.Accepted(m, names, int(r.attempts.Load()))
 		c.messages.Add(1)
@@ -234,41 +250,53 @@ func (c *crowd) choose(p *person, m journalMessage, chance *rand.Rand) (Messages
 
 // sending is one request of a client, whatever many times it is sent.
 type sending struct {
-	slowest  *slowest
-	device   *Client
+	*crowd
+	session  *session
 	txn      string
 	body     []byte
 	attempts atomic.Int64
+	accepted atomic.Bool // whether any answer was 200
 }
 
-// once sends it and tells whether the answer was 200. No answer and 5xx ask for a repetition; anything else
-// fails the test.
+// once sends it and tells whether that was the last time: the answer was 200, or the device is deleted. No answer and 5xx ask
+// for a repetition; anything else fails the test.
 func (r *sending) once(ctx context.Context, t testing.TB, patience time.Duration) bool {
 	r.attempts.Add(1)
+	all := ctx
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	began := time.Now()
-	a := r.device.Put(ctx, "m.torture", r.txn, r.body)
+	a := r.session.Put(ctx, "m.torture", r.txn, r.body)
 	r.slowest.note(began, 0, a, "a message")
-	if a.Err == nil && a.Status != http.StatusOK && a.Status < 500 {
-		t.Errorf("%s sends: %v", deviceName(r.device), a)
+	switch {
+	case a.Status == http.StatusOK:
+		r.accepted.Store(true)
+		return true
+	case a.Err != nil || a.Status >= 500:
+		return false
+	case !r.ended(all, r.session, a):
+		t.Errorf("%s sends: %v", deviceName(r.session.Client), a)
 	}
-	return a.Status == http.StatusOK
+	return true
 }
 
 func (r *sending) untilAnswered(ctx context.Context, t testing.TB, patience time.Duration) {
 	for !r.once(ctx, t, patience) && ctx.Err() == nil && !t.Failed() {
-		pause(ctx, r.device.server)
+		pause(ctx, r.session.server)
 		patience = min(2*patience, deadline)
 	}
 }
 
 // receive follows next_batch, in the different ways in which clients come back to the same token.
 func (c *crowd) receive(ctx context.Context, t testing.TB, device *Client, chance *rand.Rand, sent <-chan struct{}) {
-	view, k := newDeviceView(c.journal, deviceName(device)), c.keepers[device.server]
+	session, k := c.session(device), c.keepers[device.server]
+	view := newDeviceView(c.journal, session)
 	hurried := chance.IntN(3) == 0 // syncs without a timeout
 	var patience time.Time
 	for ctx.Err() == nil && !t.Failed() {
+		if now := c.session(device); now != session {
+			session, view = now, newDeviceView(c.journal, now)
+		}
 		done := false
 		select {
 		case <-sent:
@@ -295,9 +323,12 @@ func (c *crowd) receive(ctx context.Context, t testing.TB, device *Client, chanc
 		before := k.runs.Load()
 		view.asks(since)
 		began := time.Now()
-		res, a := device.TrySync(ctx, Sync{Since: since, Timeout: timeout})
+		res, a := session.TrySync(ctx, Sync{Since: since, Timeout: timeout})
 		c.slowest.note(began, timeout, a, "/sync of "+view.name)
 		if res == nil {
+			if c.ended(ctx, session, a) {
+				continue
+			}
 			if a.Err == nil && a.Status < 500 {
 				t.Errorf("%s syncs: %v", view.name, a)
 			}

@@ -19,7 +19,7 @@ func TestTortureFederation(t *testing.T) {
 			w.settle(t, k, 3, 2)
 			faults = append(append(faults, some...), killed(name, k), stopped(name, k))
 		}
-		w.atEnd = func() {
+		w.passedOn = func() {
 			for _, s := range w.servers {
 				for _, other := range w.servers {
 					wantOutboxEmpty(t, s, other)

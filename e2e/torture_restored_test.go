@@ -16,16 +16,26 @@ import (
 const takesNote = time.Second
 
 // restored is a backup that is made while the server runs, and takes the place of its database some time later. Clients come back with
-// tokens from after it. The streams of NATS stay as they are.
+// tokens from after it. The streams of NATS stay as they are. No
+// device is deleted or signed in meanwhile: a backup brings back the one and forgets the other.
 func restored(w *torture, k *keeper, backUp, restore func(t testing.TB)) *fault {
 	var from time.Time
 	return &fault{
 		name: "backup restored", alone: true,
 		inject: func(t testing.TB, _ *rand.Rand) {
+			w.churning.Lock()
+			done := false
+			defer func() {
+				if !done {
+					w.churning.Unlock()
+				}
+			}()
 			from = time.Now()
 			backUp(t)
+			done = true
 		},
 		heal: func(t testing.TB) {
+			defer w.churning.Unlock()
 			orFail(t, k.stop())
 			time.Sleep(takesNote)
 			restore(t)

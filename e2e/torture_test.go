@@ -133,8 +133,6 @@ type torture struct {
 	floor    float64       // requests a second
 	caughtUp time.Duration // the longest that took after a fault
 	postgres map[*Server]wiredPostgres
-	// atEnd checks more, while the servers still run. Nil checks no more.
-	atEnd func()
 }
 
 func newTorture(t testing.TB, short time.Duration) *torture {
@@ -216,9 +214,6 @@ func (w *torture) torment(t testing.TB, faults ...*fault) {
 		t.Errorf("%.1f requests/s were accepted in the mean, %s wants %.1f", mean, envRate, w.floor)
 	}
 	w.wantQueuesEmpty(t)
-	if w.atEnd != nil && !t.Failed() {
-		w.atEnd()
-	}
 	for _, k := range w.keepers {
 		orFail(t, k.stop())
 		orFail(t, k.fault())
@@ -272,7 +267,7 @@ func (w *torture) wantQueuesEmpty(t testing.TB) {
 	}
 	for _, device := range w.devices() {
 		eventually(t, fmt.Sprintf("the queue of %s is empty", deviceName(device)), func() (bool, any) {
-			res, a := device.TrySync(t.Context(), Sync{})
+			res, a := w.session(device).TrySync(t.Context(), Sync{})
 			if res == nil {
 				return false, a
 			}

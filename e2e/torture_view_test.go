@@ -10,6 +10,7 @@ import (
 // does not come again.
 type deviceView struct {
 	name    string
+	life    int
 	journal *Journal
 
 	since    string // to go on from
@@ -34,8 +35,8 @@ const (
 	covered            // the server has answered
 )
 
-func newDeviceView(j *Journal, name string) *deviceView {
-	return &deviceView{name: name, journal: j, gone: map[journalMessage]int64{}}
+func newDeviceView(j *Journal, s *session) *deviceView {
+	return &deviceView{name: deviceName(s.Client), life: s.life, journal: j, gone: map[journalMessage]int64{}}
 }
 
 // asks is told before a request with a token is sent.
@@ -73,7 +74,7 @@ func (v *deviceView) answered(since string, res *SyncResponse, before, after int
 		return err
 	}
 	v.previous, v.since, v.used, v.latest, v.dropped = since, res.NextBatch, unused, messages, nil
-	return v.journal.Arrived(v.name, res.Events())
+	return v.journal.ArrivedIn(v.life, v.name, res.Events())
 }
 
 // wantForward wants positions never to go back.
@@ -99,8 +100,12 @@ func (v *deviceView) checkOlder(messages []journalMessage, run int64) {
 }
 
 // wantPrefix passes over what is acknowledged: it may stand in front after the server has ended, and take up
-// the room of a response. It passes over what a restored backup took back, too.
+// the room of a response. It passes over what a restored backup took back, too. Of a device whose deletion has begun nothing need
+// come again.
 func (v *deviceView) wantPrefix(since string, want, got []journalMessage) {
+	if !v.journal.Alive(v.name, v.life) {
+		return
+	}
 	full := len(got) == syncLimit
 	passed := func(m journalMessage) bool { _, gone := v.gone[m]; return gone || v.journal.TakenBack(m) }
 	want, got = slices.DeleteFunc(slices.Clone(want), passed), slices.DeleteFunc(slices.Clone(got), passed)
