@@ -22,17 +22,25 @@ func wantLocked(t testing.TB, s *Server) {
 	})
 }
 
-// second is another server that is started on the database of one that runs. It refuses to, and the first one goes on.
-func second(t testing.TB, first *Server) *fault {
+// second is another server that is started on the database of one that is kept running. It refuses to, and the first one goes on. Where
+// the first one ends by itself in that moment, as some seconds after it lost NATS, the other one may take its place.
+func second(t testing.TB, k *keeper) *fault {
 	t.Helper()
-	s := NewServer(t, first.Backend, Options{DatabaseOf: first})
+	s := NewServer(t, k.s.Backend, Options{DatabaseOf: k.s})
 	return &fault{
 		name: "second server", alone: true,
 		inject: func(t testing.TB, _ *rand.Rand) {
-			wantLocked(t, first)
-			logged := s.logSize()
+			wantLocked(t, k.s)
+			logged, runs := s.logSize(), k.runs.Load()
 			if err := s.launch(); err != nil {
 				t.Fatal(err)
+			}
+			if err := s.awaitAnswer(); err == nil {
+				orFail(t, s.Stop())
+				if k.runs.Load() == runs {
+					t.Error("a second server started on one database while the first one ran")
+				}
+				return
 			}
 			code, _ := s.WaitExit(t)
 			if output := s.logTail(logged); code == 0 || !strings.Contains(output, "another process writes send-to-device messages") {

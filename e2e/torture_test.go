@@ -39,7 +39,7 @@ func TestTorture(t *testing.T) {
 		s, faults := w.server(t, b, Options{})
 		k := keep(t, s, endsForNATS)
 		w.settle(t, k, 6, 2)
-		faults = append(faults, killed("server", k), stopped("server", k), second(t, s))
+		faults = append(faults, killed("server", k), stopped("server", k), second(t, k))
 		w.torment(t, append(faults, w.databaseFaults(t, k)...)...)
 	})
 }
