@@ -36,6 +36,10 @@ import (
 // stopSending is how long transactions to other servers that are under way may take when the module stops.
 const stopSending = 3 * time.Second
 
+// maxSyncBytes bounds the contents in one /sync response, unless it has a single message. The host has a response in memory several times
+// while it writes it, and makes as many at once as clients ask for: a hundred messages of 60,000 bytes took 33 MiB each time.
+const maxSyncBytes = 1 << 20
+
 // logLimitedEvery is how often the log says of one server that it was told to wait.
 const logLimitedEvery = time.Minute
 
@@ -118,7 +122,7 @@ func New(config Config, host Host, registerer prometheus.Registerer, log *logrus
 		Messages: config.Limits.QueueMessages, Bytes: int64(config.Limits.QueueBytes), Age: config.Limits.QueueAge,
 	}, log)
 	m.reader = &streams.Reader{
-		Store: store, Acknowledgements: m.acknowledger, Published: m.writer.Published, Limit: config.SyncLimit,
+		Store: store, Acknowledgements: m.acknowledger, Published: m.writer.Published, Limit: config.SyncLimit, Bytes: maxSyncBytes,
 		Trace: steps,
 	}
 	keyRequestRate, err := limiter.New[types.Device](float64(config.Limits.KeyRequestsPerSecond), config.Limits.KeyRequestsBurst)

@@ -136,3 +136,35 @@ func TestSyncLoopsWithOldTokens(t *testing.T) {
 		}
 	})
 }
+
+// Many requests at once for a queue of large messages make many small responses: the server's memory is bounded, and each message comes once.
+func TestLargeMessagesInManyResponses(t *testing.T) {
+	const (
+		messages, atOnce = 100, 64
+		most             = 768 << 10 // KiB
+	)
+	onEach(t, func(t *testing.T, b Backend) {
+		s := StartServer(t, b, Options{})
+		alice, bob := Register(t, s, "alice"), Register(t, s, "bob")
+		sendLarge(t, alice, bob, messages).Wait()
+		empty := memoryPeak(s.PID())
+		var group sync.WaitGroup
+		for range atOnce {
+			group.Go(func() {
+				res, a := bob.TrySync(t.Context(), Sync{})
+				if res == nil {
+					t.Errorf("want 200, got %.300s", a)
+				} else if n := len(res.Events()); n == 0 || n*60_000 > 1<<20 {
+					t.Errorf("a response has %d messages of 60,000 bytes", n)
+				}
+			})
+		}
+		group.Wait()
+		t.Logf("%d requests at once took %d MiB more memory", atOnce, wantBounded(t, s, empty, most)>>10)
+		events, since := bob.Receive(t, "", messages)
+		bob.Settle(t, since)
+		got := numbers(t, events)
+		slices.Sort(got) // they were sent side by side
+		wantNumbers(t, got, 0, messages)
+	})
+}

@@ -30,12 +30,15 @@ type Reader struct {
 	Published func() types.Position
 	// Limit is the most messages that one read returns.
 	Limit int
+	// Bytes is how large their contents may be together: a message that goes beyond it is left to the next read, unless it is the first.
+	// 0 means any size.
+	Bytes int
 	// Trace is told of the messages that are handed over; nil means that nobody is.
 	Trace trace.Recorder
 }
 
 // Read returns a device's first messages with after < position <= through, in order of their
-// positions and at most Limit, and the position of the sync token that acknowledges exactly
+// positions and at most Limit and Bytes, and the position of the sync token that acknowledges exactly
 // them: the last one's if there may be more, through otherwise.
 //
 // Messages of ignored senders are passed over as if they were not there, but for the receiver's
@@ -56,10 +59,22 @@ func (r *Reader) Read(ctx context.Context, device types.Device, after, through t
 			return nil, after, err
 		}
 	}
-	if len(messages) == r.Limit {
-		return messages, messages[len(messages)-1].Position, nil
+	fitting := r.fitting(messages)
+	if fitting < len(messages) || len(messages) == r.Limit {
+		return messages[:fitting], messages[fitting-1].Position, nil
 	}
 	return messages, through, nil
+}
+
+// fitting returns how many of the messages are within Bytes.
+func (r *Reader) fitting(messages []types.Message) int {
+	bytes := 0
+	for i := range messages {
+		if bytes += len(messages[i].Content); i > 0 && r.Bytes > 0 && bytes > r.Bytes {
+			return i
+		}
+	}
+	return len(messages)
 }
 
 // HandedOver says that messages which were read are in a response. What is read for one that fails is not handed over.

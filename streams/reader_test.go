@@ -112,6 +112,25 @@ func TestRead(t *testing.T) {
 	}
 }
 
+// What is too large for one read is left to the next, but a single message never is; the token covers what was read alone.
+func TestReadIsBoundedInBytes(t *testing.T) {
+	r, q, _ := newReader(10, 20, 30, 40, 50, 60)
+	for i, size := range []int{50, 50, 1, 500, 100, 1} {
+		q.messages[i].Content = make([]byte, size)
+	}
+	r.Limit, r.Bytes = 5, 100
+	for range 2 {
+		wantRead(t, r, 0, 100, 20, nobody, 10, 20)
+		wantRead(t, r, 20, 100, 30, nobody, 30)
+		wantRead(t, r, 30, 100, 40, nobody, 40)
+		wantRead(t, r, 40, 100, 50, nobody, 50)
+		wantRead(t, r, 50, 100, 100, nobody, 60)
+		wantRead(t, r, 0, 15, 15, nobody, 10)
+	}
+	r.Bytes = 0
+	wantRead(t, r, 0, 100, 50, nobody, 10, 20, 30, 40, 50)
+}
+
 func TestChainOfReadsBringsEachMessageOnce(t *testing.T) {
 	var all []types.Position
 	for i := range types.Position(3*limit + 1) {
