@@ -6,12 +6,12 @@ import (
 	"time"
 )
 
-// What a crowd sends. In the short form each sender pauses between two requests, so that it loads a server without taking all of a
-// slow machine. In the long form all of them together keep to a rate that leaves room above the 200 requests a second to be reached,
-// and with the race detector in the server to what it can do besides its faults.
+// What a crowd sends. In the short form, and to a server with the race detector, each sender pauses between two requests, so that it
+// loads a server without taking all of a slow machine. In the long form all of them together keep to a rate that leaves room above the
+// 200 requests a second to be reached. A server with the race detector would take its time to catch up, instead of suffering faults.
 const (
-	sendPace           = 12 * time.Millisecond // mean pause between two requests
-	longRate, raceRate = 240, 60               // requests a second
+	sendPace = 12 * time.Millisecond // mean pause between two requests
+	longRate = 240                   // requests a second
 
 	// A crowd is back on its schedule when what it should have sent takes it less than this.
 	onSchedule = 250 * time.Millisecond

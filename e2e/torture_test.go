@@ -153,9 +153,8 @@ func newTorture(t testing.TB, short time.Duration) *torture {
 	t.Logf("%s=%d", envSeed, w.seed)
 	w.crowd = &crowd{journal: NewJournal(), keepers: map[*Server]*keeper{}, seed: w.seed}
 	if w.long {
-		w.rate = longRate
-		if os.Getenv(envRace) == "1" {
-			w.rate = raceRate
+		if os.Getenv(envRace) != "1" {
+			w.rate = longRate
 		}
 		w.floor = rateFloor(t)
 	}
