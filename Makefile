@@ -4,6 +4,7 @@ FUZZERS := ./routing:FuzzRequestBody ./routing:FuzzPath ./admin:FuzzParameters .
 SYNAPSE := e2e/.synapse
 # Whether the server of make torture and the torture itself have the race detector.
 TORTURE_RACE := $(or $(TODEVICE_E2E_RACE),1)
+MODULES := e2e/js/node_modules
 # Clients that encrypt in Go: without the tag they need libolm.
 OLM := goolm
 
@@ -26,22 +27,30 @@ $(SYNAPSE)/requirements.txt: e2e/synapse/requirements.txt
 	$(SYNAPSE)/bin/pip install --quiet --disable-pip-version-check --only-binary :all: -r $<
 	cp $< $@
 
+.PHONY: js
+js: $(MODULES)/.package-lock.json ## Install matrix-js-sdk, whose clients the end-to-end tests run
+
+# What npm writes says that all of them are installed. It runs no program that comes with them.
+$(MODULES)/.package-lock.json: e2e/js/package.json e2e/js/package-lock.json
+	cd e2e/js && npm ci --ignore-scripts --no-audit --no-fund --loglevel error
+	touch $@
+
 .PHONY: test
-test: synapse ## Run every test: units, both databases, with and without cgo, end to end
+test: synapse js ## Run every test: units, both databases, with and without cgo, end to end
 	./scripts/go-test ./...
 	CGO_ENABLED=0 ./scripts/go-test ./storage/...
-	cd e2e && ../scripts/go-test -timeout 20m ./...
+	cd e2e && ../scripts/go-test -tags $(OLM) -timeout 20m ./...
 
 .PHONY: race
 race: ## Run the tests of the module with the race detector, three times
 	./scripts/go-test -race -count=3 -timeout 30m ./...
 
 .PHONY: e2e
-e2e: synapse ## Run the end-to-end tests alone, against a server with the race detector
-	cd e2e && TODEVICE_E2E_RACE=1 ../scripts/go-test -race -count=1 -timeout 30m ./...
+e2e: synapse js ## Run the end-to-end tests alone, against a server with the race detector
+	cd e2e && TODEVICE_E2E_RACE=1 ../scripts/go-test -tags $(OLM) -race -count=1 -timeout 30m ./...
 
 .PHONY: encryption
-encryption: synapse ## Let clients that encrypt talk over kills, stops and absences: alone, federated, with Synapse
+encryption: synapse js ## Let clients that encrypt talk over kills, stops and absences: alone, federated, with Synapse
 	cd e2e && ../scripts/go-test -tags $(OLM) -count=1 -timeout 20m -run '^TestEncrypted' .
 
 .PHONY: fuzz
