@@ -14,10 +14,11 @@ import (
 const maxTransactionBytes = (maxPDUs+maxEDUs)*(64<<10) + 16<<20
 
 // maxTransactionNesting bounds the sizes of all objects and arrays of a transaction together. The host sorts the keys of whatever anybody sends
-// before it looks at the signature, and copies each object for that: 4 MiB in 9,000 levels took it 50 seconds, while they took
-// room from other servers. It has room for PDUs of 64 KiB in a thousand levels each, for every EDU with contents of
-// types.MaxContentDepth, and for one message of the largest max_message_bytes.
-const maxTransactionNesting = maxPDUs*(64<<10)*1000 + 25e8
+// before it looks at the signature, and copies each object for that: 25 MiB in 9,000 levels would take it minutes, while they take
+// room from other servers. It has room for PDUs of 64 KiB in the 10,000 levels that encoding/json reads, since who sends such to a room must not
+// hold up what their server sends beside it, for every EDU with contents of types.MaxContentDepth, and for one message of the largest
+// max_message_bytes.
+const maxTransactionNesting = maxPDUs*(64<<10)*10_000 + 25e8
 
 // withBoundedBody keeps the handler from reading a body of more than maxTransactionBytes or maxTransactionNesting, and many bodies at
 // once, which the host would read from anybody before it asks for a signature.

@@ -411,8 +411,8 @@ func nestedTo(levels, bytes int) string {
 	return strings.Repeat("[", levels) + `"` + strings.Repeat("x", bytes-2*levels-2) + `"` + strings.Repeat("]", levels)
 }
 
-// What the host would sort for minutes before it looks at the signature does not get to it. The largest transaction does, in a
-// thousand levels and with the deepest messages.
+// What the host would sort for minutes before it looks at the signature does not get to it. The largest transaction does, in as
+// many levels as are read and with the deepest messages.
 func TestTransactionThatIsNestedTooDeep(t *testing.T) {
 	s := startSendServer(t)
 	reaches := func(body string) (reached bool, w *httptest.ResponseRecorder) {
@@ -426,11 +426,11 @@ func TestTransactionThatIsNestedTooDeep(t *testing.T) {
 	}
 	list := func(n int, part string) string { return "[" + strings.Repeat(part+",", n-1) + part + "]" }
 	const large = 64 << 10
-	allowed := transaction(list(maxPDUs, nestedTo(990, large)), list(maxEDUs-1, nestedTo(105, large))+nestedTo(105, 16<<20))
+	allowed := transaction(list(maxPDUs, nestedTo(9_990, large)), list(maxEDUs-1, nestedTo(105, large))+nestedTo(105, 16<<20))
 	if ok, w := reaches(allowed); !ok {
 		t.Errorf("what is allowed is answered %d %s", w.Code, w.Body)
 	}
-	refused := transaction(nestedTo(9_000, 4<<20))
+	refused := transaction(nestedTo(9_000, 5<<20))
 	if ok, w := reaches(refused); ok || w.Code != http.StatusBadRequest {
 		t.Errorf("what takes minutes reaches the host: %v, %d %s", ok, w.Code, w.Body)
 	} else {
