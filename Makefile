@@ -1,4 +1,5 @@
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 FUZZTIME ?= 60s
 FUZZERS := ./routing:FuzzRequestBody ./routing:FuzzPath ./admin:FuzzParameters ./host:FuzzSinceToken .:FuzzConfig ./consumers:FuzzInboundEDU ./host:FuzzTransaction ./internal/wire:FuzzObject
 SYNAPSE := e2e/.synapse
@@ -93,3 +94,7 @@ million: ## Take over and give back a million waiting messages, on each database
 lint: ## Run go vet and golangci-lint
 	go vet ./... && go run $(GOLANGCI_LINT) run ./...
 	cd e2e && go vet -tags $(OLM) ./... && go run $(GOLANGCI_LINT) run --build-tags $(OLM) --config ../.golangci.yml ./...
+
+.PHONY: vulncheck
+vulncheck: ## Look for known faults in what is compiled in; VULNDB names a copy of the database
+	GOVULNCHECK=$(GOVULNCHECK) ./scripts/vulncheck

@@ -19,7 +19,7 @@ import (
 // envNATS names the environment variable with the path of a nats-server to use instead of building one.
 const envNATS = "TODEVICE_E2E_NATS_BINARY"
 
-// natsServer returns the path of a nats-server, of the version that Dendrite embeds.
+// natsServer returns the path of a nats-server. It is newer than the one that Dendrite embeds, as an operator's own may be.
 var natsServer = sync.OnceValues(func() (string, error) {
 	if given := os.Getenv(envNATS); given != "" {
 		return filepath.Abs(given)

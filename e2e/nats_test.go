@@ -170,6 +170,35 @@ func TestKilledWhileTakingEntriesOfItsOwnNATS(t *testing.T) {
 	})
 }
 
+// Who goes back has an older NATS. It takes what the newer one left in the streams, once and in order, whether the server before
+// it was stopped or killed, and the newer one what the older one left.
+func TestStreamsAreReadOnTheWayBack(t *testing.T) {
+	onBoth(t, func(t *testing.T, b Backend) {
+		s := StartServer(t, b, Options{})
+		alice, bob := Register(t, s, "alice"), Register(t, s, "bob")
+		sinceAlice, since := alice.Settle(t, ""), bob.Settle(t, "")
+		const each = 200
+		for i, o := range []Options{{Unmodified: true}, {}, {Unmodified: true}, {}} {
+			if i < 2 {
+				stop(t, s)
+			} else {
+				kill(t, s)
+			}
+			withStreams(t, s, func(js nats.JetStreamContext) {
+				publishNumbered(t, js, bob, i*each, (i+1)*each)
+				publishNumbered(t, js, alice, i, i+1)
+			})
+			s.SwitchTo(t, o)
+			var got []int
+			got, since = collect(t, bob, since, (i+1)*each-1)
+			wantNumbers(t, got, i*each, (i+1)*each)
+			// An unmodified Dendrite that ends before it has acknowledged an entry takes it again. Once a later one is stored, all of
+			// bob's are acknowledged.
+			_, sinceAlice = collect(t, alice, sinceAlice, i)
+		}
+	})
+}
+
 // taken is queued for a database that may have no tables of the module yet.
 func taken(t *testing.T, s *Server, db *sql.DB, c *Client) int {
 	t.Helper()
