@@ -40,7 +40,7 @@ func configKeys() (keys []string) {
 // othersNames look like keys of to_device, and are names of Dendrite's and others.
 var othersNames = []string{
 	"to_device", "global.metrics", "rate_limiting", "max_idle_conns", "max_open_conns", "max_connections", "org.matrix.msgid",
-	"prometheus.yml", "rule_files", "pg_isready", "pg_dump",
+	"prometheus.yml", "rule_files", "pg_isready", "pg_dump", "synchronous_standby_names",
 }
 
 func TestOperatingNamesKeysThatExist(t *testing.T) {
