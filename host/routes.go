@@ -58,7 +58,8 @@ type syncPool interface {
 func (d *Dendrite) serveSync(req *http.Request, device *userapi.Device, pool syncPool) util.JSONResponse {
 	ctx, failed := withSyncFailure(req.Context())
 	defer failed.cancel()
-	res := pool.OnIncomingSyncRequest(d.withSince(req.WithContext(ctx)), device)
+	asked := d.withSince(req.WithContext(ctx))
+	res := pool.OnIncomingSyncRequest(asked, device)
 	if err := failed.failure(); err != nil {
 		return routing.ErrorResponse(err)
 	}
@@ -68,10 +69,24 @@ func (d *Dendrite) serveSync(req *http.Request, device *userapi.Device, pool syn
 		}
 		d.module.HandedOver(types.Device{UserID: device.UserID, DeviceID: device.ID}, messages)
 	}
-	if response, ok := res.JSON.(*synctypes.Response); ok && req.URL.Query().Get("since") == "" {
-		d.addKeyCounts(ctx, device, response)
+	if response, ok := res.JSON.(*synctypes.Response); ok {
+		if since := asked.URL.Query().Get("since"); since == "" {
+			d.addKeyCounts(ctx, device, response)
+		} else {
+			neverBack(response, since)
+		}
 	}
 	return res
+}
+
+// neverBack keeps the to_device position of a response from going back behind that of the since token, which may be newer than what the
+// host's notifier knows: a commit can be seen a moment before its devices are woken. Where the host has nothing to say it puts
+// what the notifier knows in the place of since (syncapi/sync/requestpool.go). Nothing lies between: since has acknowledged it.
+func neverBack(response *synctypes.Response, since string) {
+	token, err := synctypes.NewStreamTokenFromString(since)
+	if err == nil {
+		response.NextBatch.SendToDevicePosition = max(response.NextBatch.SendToDevicePosition, token.SendToDevicePosition)
+	}
 }
 
 // addKeyCounts adds the counts of one-time keys to the response of a /sync without since. The host

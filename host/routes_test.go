@@ -191,3 +191,31 @@ func steps(t *testing.T, d *Dendrite, query string) (steps []string) {
 	}
 	return steps
 }
+
+// poolThatAnswers answers every request with the same next_batch.
+type poolThatAnswers struct{ next synctypes.StreamingToken }
+
+func (p poolThatAnswers) OnIncomingSyncRequest(*http.Request, *userapi.Device) util.JSONResponse {
+	return util.JSONResponse{Code: http.StatusOK, JSON: &synctypes.Response{NextBatch: p.next}}
+}
+
+// A response of the host whose to_device position is behind that of the since token does not reach the client, unless that one was never handed out.
+func TestPositionsNeverGoBackBehindSince(t *testing.T) {
+	d := newTestHost(t, &fakeStore{})
+	const latest = synctypes.StreamPosition(testPublished)
+	for _, test := range []struct{ since, next, want synctypes.StreamPosition }{
+		{latest, latest - 1, latest},
+		{latest - 1, latest - 1, latest - 1},
+		{latest - 1, latest, latest},
+		{latest + 1000, latest, latest},
+	} {
+		since := synctypes.StreamingToken{PDUPosition: 3, SendToDevicePosition: test.since, DeviceListPosition: 4}
+		pool := poolThatAnswers{synctypes.StreamingToken{PDUPosition: 3, SendToDevicePosition: test.next, DeviceListPosition: 5}}
+		req := httptest.NewRequest(http.MethodGet, "/sync?since="+since.String(), nil)
+		res := d.serveSync(req, &userapi.Device{UserID: "@bob:x", ID: "PHONE"}, pool)
+		want := synctypes.StreamingToken{PDUPosition: 3, SendToDevicePosition: test.want, DeviceListPosition: 5}
+		if response, ok := res.JSON.(*synctypes.Response); !ok || response.NextBatch != want {
+			t.Errorf("since %d, which the host answers with %d: %v, want %v", test.since, test.next, res.JSON, want)
+		}
+	}
+}
