@@ -25,7 +25,8 @@ func natsFaults(n *NATS) []*fault {
 	}
 }
 
-// endsForNATS tells whether a server ended itself as it does once NATS is back.
+// endsForNATS tells whether a server ended itself as it does once NATS is back, or as the host does when NATS takes connections again and its
+// streams are not there yet (setup/jetstream/helpers.go).
 func endsForNATS(output string) bool {
-	return strings.Contains(output, "the connection to NATS was lost")
+	return strings.Contains(output, "the connection to NATS was lost") || strings.Contains(output, `level=fatal msg="nats: no responders`)
 }
