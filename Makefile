@@ -1,5 +1,6 @@
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
+SBOM := github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0
 FUZZTIME ?= 60s
 FUZZERS := ./routing:FuzzRequestBody ./routing:FuzzPath ./admin:FuzzParameters ./host:FuzzSinceToken .:FuzzConfig ./consumers:FuzzInboundEDU ./host:FuzzTransaction ./internal/wire:FuzzObject
 SYNAPSE := e2e/.synapse
@@ -13,7 +14,7 @@ OLM := goolm
 
 .PHONY: help
 help: ## Show this help
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## Build bin/dendrite-todevice
@@ -98,3 +99,11 @@ lint: ## Run go vet and golangci-lint
 .PHONY: vulncheck
 vulncheck: ## Look for known faults in what is compiled in; VULNDB names a copy of the database
 	GOVULNCHECK=$(GOVULNCHECK) ./scripts/vulncheck
+
+.PHONY: release
+release: ## Build the binaries of a release into dist, or those of TARGETS, with what is in them and checksums
+	SBOM=$(SBOM) ./scripts/release
+
+.PHONY: release-check
+release-check: ## Build what is committed twice, in two directories, and compare; COLD=1 with an empty cache the second time
+	SBOM=$(SBOM) ./scripts/release-check
