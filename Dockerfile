@@ -7,7 +7,11 @@ WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
-RUN CGO_ENABLED=0 go build -trimpath -o /image/usr/bin/dendrite-todevice ./cmd/dendrite-todevice
+# As scripts/release does: the same bytes, with --build-arg VERSION=$(git describe --tags --always --abbrev=12).
+ARG VERSION=image
+RUN CGO_ENABLED=0 go build -trimpath -buildvcs=false \
+    -ldflags "-s -w -buildid= -X github.com/matrix-org/dendrite/internal.build=todevice.$VERSION" \
+    -o /image/usr/bin/dendrite-todevice ./cmd/dendrite-todevice
 # The certificates are for talking to other servers. /tmp is for SQLite, and for media that are being received.
 RUN install -D -m 644 /etc/ssl/certs/ca-certificates.crt /image/etc/ssl/certs/ca-certificates.crt \
  && install -d -m 755 /image/etc/dendrite && install -d -m 700 -o 10001 -g 10001 /image/var/lib/dendrite \

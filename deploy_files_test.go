@@ -101,10 +101,21 @@ func TestDockerfile(t *testing.T) {
 	if user := regexp.MustCompile(`(?m)^USER (\d+):(\d+)$`).FindStringSubmatch(text); user == nil || user[1] == "0" || user[2] == "0" {
 		t.Errorf("the image runs as %v", user)
 	}
-	built := regexp.MustCompile(`go build -trimpath -o /image(\S+) (\S+)`).FindStringSubmatch(text)
+	// The command, from its flags on, without its line breaks.
+	command := func(file string) string {
+		_, after, _ := strings.Cut(strings.ReplaceAll(readText(t, file), "\\\n", " "), "go build ")
+		line, _, _ := strings.Cut(after, "\n")
+		return strings.Join(strings.Fields(line), " ")
+	}
+	flags, rest, _ := strings.Cut(command("Dockerfile"), " -o ")
+	built := regexp.MustCompile(`^/image(\S+) (\S+)$`).FindStringSubmatch(rest)
 	started := regexp.MustCompile(`(?m)^ENTRYPOINT \["([^"]+)"\]$`).FindStringSubmatch(text)
 	if built == nil || started == nil || built[1] != started[1] || built[2] != "./cmd/dendrite-todevice" {
 		t.Errorf("the image is built by %v, and started by %v", built, started)
+	}
+	// The image holds the file of a release.
+	if want, _, _ := strings.Cut(command("scripts/release"), " -o "); flags != strings.ReplaceAll(want, "$version", "$VERSION") {
+		t.Errorf("the image is built with %s, a release with %s", flags, want)
 	}
 	wantFlagsOf(t, "Dockerfile", regexp.MustCompile(`(?m)^CMD .*$`).FindString(text))
 	// What is built must not be left out of the build.
