@@ -163,24 +163,7 @@ func (r *EncryptedRoom) SayInTurn(t testing.TB, messages int, devices ...*Encryp
 // Talk lets devices talk all at once, while something is done.
 func (r *EncryptedRoom) Talk(t testing.TB, devices []*EncryptedDevice, meanwhile func()) {
 	t.Helper()
-	quit := make(chan struct{})
-	var talkers sync.WaitGroup
-	for _, d := range devices {
-		talkers.Go(func() {
-			for open(quit) {
-				if err := r.Say(d); err != nil {
-					t.Errorf("%s encrypts: %v", d, err)
-					return
-				}
-				if !sleep(d.ctx, talkPace) {
-					return
-				}
-			}
-		})
-	}
-	defer talkers.Wait()
-	defer close(quit)
-	meanwhile()
+	talk(t, devices, talkPace, r.Say, meanwhile)
 }
 
 // talkPace is between two messages of a device. Without it the key of a message comes behind a backlog of others.
@@ -190,11 +173,7 @@ const talkPace = 10 * time.Millisecond
 // them.
 func (r *EncryptedRoom) Progress(t testing.TB, messages int) {
 	t.Helper()
-	said, read := r.counts()
-	within(t, silentRecovery, fmt.Sprintf("the talk moves on by %d messages", messages), func() (bool, any) {
-		s, n := r.counts()
-		return s >= said+messages && n >= read+2*messages, []int{s - said, n - read}
-	})
+	progress(t, messages, r.counts)
 }
 
 func (r *EncryptedRoom) counts() (said, read int) {

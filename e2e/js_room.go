@@ -137,21 +137,7 @@ func (r *JSRoom) SayInTurn(t testing.TB, devices ...*JSDevice) {
 // Talk lets devices talk all at once, while something is done.
 func (r *JSRoom) Talk(t testing.TB, devices []*JSDevice, meanwhile func()) {
 	t.Helper()
-	quit := make(chan struct{})
-	var talkers sync.WaitGroup
-	for _, d := range devices {
-		talkers.Go(func() {
-			for open(quit) && sleep(t.Context(), talkPaceJS) {
-				if err := r.Say(t.Context(), d); err != nil {
-					t.Error(err)
-					return
-				}
-			}
-		})
-	}
-	defer talkers.Wait()
-	defer close(quit)
-	meanwhile()
+	talk(t, devices, talkPaceJS, func(d *JSDevice) error { return r.Say(t.Context(), d) }, meanwhile)
 }
 
 // talkPaceJS is between two messages of a device. All devices of a test share one processor.
@@ -160,11 +146,7 @@ const talkPaceJS = 50 * time.Millisecond
 // Progress waits until so many more messages are said, and twice as many are read.
 func (r *JSRoom) Progress(t testing.TB, messages int) {
 	t.Helper()
-	said, read := r.counts(t)
-	within(t, silentRecovery, fmt.Sprintf("the talk moves on by %d messages", messages), func() (bool, any) {
-		s, n := r.counts(t)
-		return s >= said+messages && n >= read+2*messages, []int{s - said, n - read}
-	})
+	progress(t, messages, func() (said, read int) { return r.counts(t) })
 }
 
 func (r *JSRoom) counts(t testing.TB) (said, read int) {
