@@ -103,8 +103,9 @@ func TestDatabaseKilledUnderLoad(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// A request that was under way may have waited for the database instead.
-	if figures.Retried == 0 && !bytes.Contains(log, []byte("storing messages failed, trying again")) {
+	// A request that was under way may have waited for the database instead, or its commit may have been found stored.
+	met := bytes.Contains(log, []byte("storing messages failed, trying again")) || bytes.Contains(log, []byte("what became of a commit failed, trying again"))
+	if figures.Retried == 0 && !met {
 		t.Error("no commit failed: the kills met no load")
 	}
 }

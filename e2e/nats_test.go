@@ -45,7 +45,8 @@ func TestLeftoversOfUnmodifiedDendrite(t *testing.T) {
 		if n := len(taken); len(got) < n || !slices.Equal(got[:n], taken) {
 			t.Fatalf("what the unmodified Dendrite had taken does not come first: %v", got)
 		}
-		wantAscending(t, got[len(taken):])
+		// PostgreSQL may have stored one more after the look at what was taken.
+		wantAscending(t, slices.Compact(slices.Clone(got[len(taken):])))
 		slices.Sort(got)
 		// The one that the unmodified Dendrite had stored when it was killed, but not acknowledged, nobody can tell
 		// from those that it had not.
