@@ -196,18 +196,20 @@ var errStop = errors.New("the stop was given up: something still waits, for an a
 
 // waitForShutdown is base.WaitForShutdown of Dendrite, except that the module stores what it took before the
 // host closes its databases, that a failure ends the server too, and that a stop has an end. It returns the failure, or that
-// the stop was given up.
+// the stop was given up. The first signal asks for a stop, which may be under way already; the second one ends the process at once.
 func waitForShutdown(processCtx *process.ProcessContext, toDevice *host.Dendrite, failed <-chan error) (failure error) {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
 	select {
 	case <-signals:
 		logrus.Warn("Shutdown signal received")
+		signal.Reset(syscall.SIGINT, syscall.SIGTERM)
 	case failure = <-failed:
 		logrus.WithError(failure).Error("Stopping")
+		go resetAfter(signals)
 	case <-processCtx.WaitForShutdown():
+		go resetAfter(signals)
 	}
-	signal.Reset(syscall.SIGINT, syscall.SIGTERM)
 	deadline := time.After(stopAll)
 	endsWithin(time.After(stopModule), toDevice.Stop)
 	processCtx.ShutdownDendrite()
@@ -217,6 +219,11 @@ func waitForShutdown(processCtx *process.ProcessContext, toDevice *host.Dendrite
 	}
 	logrus.Warn("Dendrite is exiting now")
 	return failure
+}
+
+func resetAfter(signals <-chan os.Signal) {
+	<-signals
+	signal.Reset(syscall.SIGINT, syscall.SIGTERM)
 }
 
 // endsWithin calls f, and returns whether it returned before the deadline.
