@@ -27,7 +27,7 @@ func promoted(t testing.TB, pg *pgtest.Server, w *Wire) *fault {
 			}
 		},
 		heal: func(t testing.TB) {
-			orFail(t, pg.GiveWay(t.Context(), standby))
+			orFail(t, pg.GiveWay(standby))
 			u, err := url.Parse(pg.URL)
 			if err != nil {
 				t.Fatal(err)

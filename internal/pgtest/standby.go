@@ -95,11 +95,12 @@ func (s *Server) execute(ctx context.Context, statement string) error {
 
 // GiveWay ends the server as the loss of its machine would, promotes a standby of its, and becomes that one: it has another URL. The data
 // of the old one is deleted.
-func (s *Server) GiveWay(ctx context.Context, standby *Server) error {
+func (s *Server) GiveWay(standby *Server) error {
 	if err := s.crash(); err != nil {
 		return err
 	}
-	if err := standby.execute(ctx, "SELECT pg_promote()"); err != nil {
+	// A statement that asks for it can be in the way of what is still replayed, which then cancels it after half a minute.
+	if err := standby.Tool(nil, nil, "pg_ctl", "promote", "--wait", "--pgdata="+standby.data()); err != nil {
 		return err
 	}
 	old := s.dir
