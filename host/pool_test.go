@@ -236,6 +236,11 @@ func TestSyncAnswersAsTheHostDoes(t *testing.T) {
 		}
 		m.settle()
 		c.askAll("invites and peeks")
+		// By chance nobody may type, or everybody stop to.
+		typing := "/rooms/" + url.PathEscape(c.rooms[0]) + "/typing/" + url.PathEscape(c.devices[0].UserID)
+		m.must(c.devices[0], "PUT", typing, object{"typing": true, "timeout": 600_000})
+		m.settle()
+		c.askAll("typing")
 		// Alone, each of these moves few of the streams: the others must do without.
 		c.message(c.devices[0], c.rooms[0])
 		acts := c.acts(c.devices[0], c.devices[2], c.rooms[0])
