@@ -64,7 +64,7 @@ bench: ## Measure this server beside unmodified Dendrite: table, e2e/bench/out w
 	cd e2e && go run ./bench $(BENCHFLAGS)
 
 .PHONY: bench-short
-bench-short: ## The same in less than 5 minutes, with smaller loads and backlogs
+bench-short: ## The same in some 5 minutes, with smaller loads and backlogs
 	cd e2e && go run ./bench -short $(BENCHFLAGS)
 
 .PHONY: bench-synapse
