@@ -198,7 +198,8 @@ var errStop = errors.New("the stop was given up: something still waits, for an a
 // host closes its databases, that a failure ends the server too, and that a stop has an end. It returns the failure, or that
 // the stop was given up. The first signal asks for a stop, which may be under way already; the second one ends the process at once.
 func waitForShutdown(processCtx *process.ProcessContext, toDevice *host.Dendrite, failed <-chan error) (failure error) {
-	signals := make(chan os.Signal, 1)
+	signals, ended := make(chan os.Signal, 1), make(chan struct{})
+	defer close(ended)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
 	select {
 	case <-signals:
@@ -206,9 +207,9 @@ func waitForShutdown(processCtx *process.ProcessContext, toDevice *host.Dendrite
 		signal.Reset(syscall.SIGINT, syscall.SIGTERM)
 	case failure = <-failed:
 		logrus.WithError(failure).Error("Stopping")
-		go resetAfter(signals)
+		go resetAfter(signals, ended)
 	case <-processCtx.WaitForShutdown():
-		go resetAfter(signals)
+		go resetAfter(signals, ended)
 	}
 	deadline := time.After(stopAll)
 	endsWithin(time.After(stopModule), toDevice.Stop)
@@ -221,9 +222,13 @@ func waitForShutdown(processCtx *process.ProcessContext, toDevice *host.Dendrite
 	return failure
 }
 
-func resetAfter(signals <-chan os.Signal) {
-	<-signals
-	signal.Reset(syscall.SIGINT, syscall.SIGTERM)
+// resetAfter leaves the signals after the next one to the system, unless the stop has ended before.
+func resetAfter(signals <-chan os.Signal, ended <-chan struct{}) {
+	select {
+	case <-signals:
+		signal.Reset(syscall.SIGINT, syscall.SIGTERM)
+	case <-ended:
+	}
 }
 
 // endsWithin calls f, and returns whether it returned before the deadline.
