@@ -2,13 +2,18 @@ GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 SBOM := github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0
 FUZZTIME ?= 60s
-FUZZERS := ./routing:FuzzRequestBody ./routing:FuzzPath ./admin:FuzzParameters ./host:FuzzSinceToken .:FuzzConfig ./consumers:FuzzInboundEDU ./host:FuzzTransaction ./internal/wire:FuzzObject
+FUZZERS := ./routing:FuzzRequestBody ./routing:FuzzPath ./admin:FuzzParameters ./host:FuzzSinceToken .:FuzzConfig ./consumers:FuzzInboundEDU ./host:FuzzTransaction ./wire:FuzzObject
 SYNAPSE := e2e/.synapse
 # Whether the server of make torture and the torture itself have the race detector.
 TORTURE_RACE := $(or $(TODEVICE_E2E_RACE),1)
 MODULES := e2e/js/node_modules
 # Clients that encrypt in Go: without the tag they need libolm.
 OLM := goolm
+
+# The homeserver that the module is compiled into: matrix-org or element-hq.
+HOST ?= matrix-org
+HOSTDIR := $(if $(filter matrix-org,$(HOST)),.,hosts/$(HOST))
+export TODEVICE_E2E_HOST := $(HOST)
 
 .DEFAULT_GOAL := help
 
@@ -17,8 +22,12 @@ help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
-build: ## Build bin/dendrite-todevice
-	go build -trimpath -o bin/dendrite-todevice ./cmd/dendrite-todevice
+build: ## Build bin/dendrite-todevice, for element-hq/dendrite with HOST=element-hq
+	cd $(HOSTDIR) && go build -trimpath -o $(CURDIR)/bin/dendrite-todevice ./cmd/dendrite-todevice
+
+.PHONY: generate
+generate: ## Write the code of further hosts anew
+	go generate ./hosts/generate
 
 .PHONY: synapse
 synapse: $(SYNAPSE)/requirements.txt ## Install Synapse, with which the end-to-end tests federate

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/matrix-org/dendrite/todevicemodule"
-	"github.com/matrix-org/dendrite/todevicemodule/internal/testdb"
+	"github.com/matrix-org/dendrite/todevicemodule/hosttest/testdb"
 	"github.com/matrix-org/dendrite/todevicemodule/storage"
 	"github.com/matrix-org/dendrite/todevicemodule/types"
 )

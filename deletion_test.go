@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/matrix-org/dendrite/todevicemodule/internal/testdb"
+	"github.com/matrix-org/dendrite/todevicemodule/hosttest/testdb"
 	"github.com/matrix-org/dendrite/todevicemodule/types"
 )
 

@@ -16,8 +16,8 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/matrix-org/dendrite/todevicemodule"
+	"github.com/matrix-org/dendrite/todevicemodule/hosttest/testdb"
 	"github.com/matrix-org/dendrite/todevicemodule/internal/faulty"
-	"github.com/matrix-org/dendrite/todevicemodule/internal/testdb"
 	"github.com/matrix-org/dendrite/todevicemodule/storage"
 	"github.com/matrix-org/dendrite/todevicemodule/types"
 	"github.com/matrix-org/dendrite/todevicemodule/writer"

@@ -18,8 +18,8 @@ import (
 
 	"github.com/matrix-org/dendrite/todevicemodule"
 	"github.com/matrix-org/dendrite/todevicemodule/consumers"
+	"github.com/matrix-org/dendrite/todevicemodule/hosttest/testdb"
 	"github.com/matrix-org/dendrite/todevicemodule/internal/faulty"
-	"github.com/matrix-org/dendrite/todevicemodule/internal/testdb"
 	"github.com/matrix-org/dendrite/todevicemodule/types"
 )
 

@@ -7,9 +7,9 @@ import (
 	"github.com/matrix-org/util"
 	"github.com/sirupsen/logrus"
 
-	"github.com/matrix-org/dendrite/todevicemodule/internal/wire"
 	"github.com/matrix-org/dendrite/todevicemodule/storage"
 	"github.com/matrix-org/dendrite/todevicemodule/types"
+	"github.com/matrix-org/dendrite/todevicemodule/wire"
 )
 
 var orders = map[string]storage.Order{"size": storage.BySize, "age": storage.ByAge}

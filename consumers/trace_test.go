@@ -12,8 +12,8 @@ import (
 	"github.com/sirupsen/logrus/hooks/test"
 
 	"github.com/matrix-org/dendrite/todevicemodule/consumers"
+	"github.com/matrix-org/dendrite/todevicemodule/hosttest/testdb"
 	"github.com/matrix-org/dendrite/todevicemodule/internal/limiter"
-	"github.com/matrix-org/dendrite/todevicemodule/internal/testdb"
 	"github.com/matrix-org/dendrite/todevicemodule/internal/tracetest"
 	"github.com/matrix-org/dendrite/todevicemodule/storage"
 	"github.com/matrix-org/dendrite/todevicemodule/trace"

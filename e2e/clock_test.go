@@ -48,11 +48,11 @@ var clockServer = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	path := filepath.Join(dir, "dendrite-todevice")
-	args := []string{"-overlay", overlay, "-o", path}
+	args := []string{"-overlay", overlay}
 	if os.Getenv(envRace) == "1" {
 		args = append(args, "-race")
 	}
-	return path, goBuild(append(args, "./cmd/dendrite-todevice")...)
+	return path, underTest.build(path, args...)
 })
 
 // clockOverlay writes what -overlay of go build takes.
@@ -61,7 +61,7 @@ func clockOverlay(dir string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	module, err := ModuleDir()
+	module, err := underTest.Dir()
 	if err != nil {
 		return "", err
 	}

@@ -28,6 +28,8 @@ type Options struct {
 	// SendMaxRetries is after how many failures in a row the host gives up on another server. 0 leaves
 	// the host's default.
 	SendMaxRetries int
+	// Host is what the server is compiled into, if not the host under test.
+	Host Host
 	// Unmodified runs Dendrite as it is, without the module compiled in.
 	Unmodified bool
 	// NATS is the URL of a nats-server to use, instead of the one within the process.
@@ -109,11 +111,15 @@ func (s *Server) config(o Options) object {
 			"registration_shared_secret": registrationSecret,
 			"rate_limiting":              object{"enabled": false},
 		},
-		"federation_api": object{"key_perspectives": []object{}, "disable_tls_validation": true},
-		"media_api":      object{"base_path": s.path("media")},
-		"sync_api":       object{"search": object{"enabled": false}},
-		"user_api":       object{"bcrypt_cost": 4},
-		"logging":        []object{{"type": "std", "level": cmp.Or(o.LogLevel, "info")}},
+		"federation_api": object{
+			"key_perspectives": []object{}, "disable_tls_validation": true,
+			// Other servers of the tests are on this machine, which newer versions of Dendrite leave alone otherwise.
+			"allow_networks": []string{}, "deny_networks": []string{},
+		},
+		"media_api": object{"base_path": s.path("media")},
+		"sync_api":  object{"search": object{"enabled": false}},
+		"user_api":  object{"bcrypt_cost": 4},
+		"logging":   []object{{"type": "std", "level": cmp.Or(o.LogLevel, "info")}},
 	}
 	for component, section := range map[string]string{
 		"federationapi": "federation_api", "keyserver": "key_server", "mscs": "mscs", "mediaapi": "media_api",

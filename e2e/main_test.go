@@ -6,7 +6,7 @@ import (
 	"os"
 	"testing"
 
-	"github.com/matrix-org/dendrite/todevicemodule/internal/pgtest"
+	"github.com/matrix-org/dendrite/todevicemodule/hosttest/pgtest"
 )
 
 // envRace, set to 1, builds the server with the race detector.

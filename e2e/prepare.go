@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"os/exec"
@@ -9,41 +10,60 @@ import (
 	"sync"
 )
 
-// envBinary names the environment variable with the path of a server to test instead of
-// building one.
-const envBinary = "TODEVICE_E2E_BINARY"
+// The environment variables with the path of a server to test instead of building one: that for the host under test, and that for the
+// other one.
+const (
+	envBinary      = "TODEVICE_E2E_BINARY"
+	envOtherBinary = "TODEVICE_E2E_OTHER_BINARY"
+)
 
-// binary is the server under test, workDir a directory that lives as long as the program.
-var binary, workDir string
+// binary is the server under test, underTest its host, workDir a directory that lives as long as the program.
+var (
+	binary, workDir string
+	underTest       Host
+	withRace        bool
+)
 
 // Prepare finds the server under test, or builds it. It is called once, before any server is made. The directory
 // takes what is built, and must outlive every server.
 func Prepare(dir string, race bool) (err error) {
-	workDir = dir
-	if given := os.Getenv(envBinary); given != "" {
-		binary, err = filepath.Abs(given)
+	workDir, withRace = dir, race
+	if underTest, err = HostUnderTest(); err != nil {
 		return err
 	}
-	binary = filepath.Join(workDir, "dendrite-todevice")
-	args := []string{"-o", binary}
-	if race {
-		args = append(args, "-race")
-	}
-	return goBuild(append(args, "./cmd/dendrite-todevice")...)
+	binary, err = underTest.server(envBinary)
+	return err
 }
 
-// goBuild builds a command of the module around this one, or of a module that it requires.
-func goBuild(args ...string) error {
-	module, err := ModuleDir()
-	if err != nil {
-		return err
+// other returns the path of the server for the other host, which is built for the first test that asks for it.
+var other = sync.OnceValues(func() (string, error) { return underTest.Other().server(envOtherBinary) })
+
+// server builds the server, unless the environment names one.
+func (h Host) server(env string) (string, error) {
+	if given := os.Getenv(env); given != "" {
+		return filepath.Abs(given)
 	}
-	build := exec.Command("go", append([]string{"build"}, args...)...)
-	build.Dir = module
-	if out, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("building %s: %w\n%s", args[len(args)-1], err, out)
+	path := filepath.Join(workDir, string(h), "dendrite-todevice")
+	var flags []string
+	if withRace {
+		flags = []string{"-race"}
 	}
-	return nil
+	return path, h.build(path, flags...)
+}
+
+// binary returns the path of the server's program.
+func (o Options) binary() (string, error) {
+	isOther := cmp.Or(o.Host, underTest) != underTest
+	switch {
+	case o.Unmodified && isOther:
+		return unmodifiedOther()
+	case o.Unmodified:
+		return unmodified()
+	case isOther:
+		return other()
+	default:
+		return binary, nil
+	}
 }
 
 // ModuleDir returns the directory of the module around this one, from wherever in this one the program runs.

@@ -7,7 +7,7 @@ import (
 	"os"
 	"testing"
 
-	"github.com/matrix-org/dendrite/todevicemodule/internal/pgtest"
+	"github.com/matrix-org/dendrite/todevicemodule/hosttest/pgtest"
 )
 
 // The operator restores a backup: clients come back with tokens from after it. Their old token

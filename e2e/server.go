@@ -18,7 +18,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/matrix-org/dendrite/todevicemodule/internal/pgtest"
+	"github.com/matrix-org/dendrite/todevicemodule/hosttest/pgtest"
 )
 
 const (
@@ -66,13 +66,11 @@ func New(b Backend, home string, o Options) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{
-		Backend: b, URL: "http://" + address, home: home, binary: binary, dir: home, name: serverName, address: address,
+		Backend: b, URL: "http://" + address, home: home, dir: home, name: serverName, address: address,
 		postgres: o.Postgres, env: o.Env, ready: make(chan struct{}),
 	}
-	if o.Unmodified {
-		if s.binary, err = unmodified(); err != nil {
-			return nil, err
-		}
+	if s.binary, err = o.binary(); err != nil {
+		return nil, err
 	}
 	if o.Federation {
 		if err = s.federate(o.Behind); err != nil {

@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/matrix-org/dendrite/todevicemodule/internal/pgtest"
+	"github.com/matrix-org/dendrite/todevicemodule/hosttest/pgtest"
 )
 
 // supervisorPatience is what the systemd unit and docs/operating.md give a stop before they kill the server.

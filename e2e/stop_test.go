@@ -5,7 +5,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/matrix-org/dendrite/todevicemodule/internal/pgtest"
+	"github.com/matrix-org/dendrite/todevicemodule/hosttest/pgtest"
 )
 
 // A server that ends by itself is told to stop meanwhile, as by a supervisor whose operator is impatient: it ends as it was about to.

@@ -38,7 +38,9 @@ func wantClockOverlay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	orFail(t, goBuild("-overlay", overlay, "time"))
+	dir, err := ModuleDir()
+	orFail(t, err)
+	orFail(t, goBuild(dir, "-overlay", overlay, "time"))
 }
 
 // clockFaults are those of the clock of a server, and by the fault's end it is right again.

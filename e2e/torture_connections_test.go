@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/matrix-org/dendrite/todevicemodule/internal/pgtest"
+	"github.com/matrix-org/dendrite/todevicemodule/hosttest/pgtest"
 )
 
 // outOfConnections is a PostgreSQL that others hold all connections of. The server's own are cut first, since it keeps

@@ -5,7 +5,7 @@ import (
 	"net/url"
 	"testing"
 
-	"github.com/matrix-org/dendrite/todevicemodule/internal/pgtest"
+	"github.com/matrix-org/dendrite/todevicemodule/hosttest/pgtest"
 )
 
 // promoted is a standby that takes the place of a PostgreSQL whose machine is lost. Commits wait for the standby, so that nothing may be lost. There

@@ -12,7 +12,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/matrix-org/dendrite/todevicemodule/internal/pgtest"
+	"github.com/matrix-org/dendrite/todevicemodule/hosttest/pgtest"
 )
 
 // SwitchTo stops the server, unless it is stopped, and starts it on the same data with other options: as
@@ -30,14 +30,11 @@ func (s *Server) stopAnd(t testing.TB, o Options) {
 			t.Fatal(err)
 		}
 	}
-	s.binary = binary
-	if o.Unmodified {
-		var err error
-		if s.binary, err = unmodified(); err != nil {
-			t.Fatal(err)
-		}
+	var err error
+	if s.binary, err = o.binary(); err != nil {
+		t.Fatal(err)
 	}
-	if err := writeJSON(s.path("dendrite.yaml"), s.config(o)); err != nil {
+	if err = writeJSON(s.path("dendrite.yaml"), s.config(o)); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -26,7 +26,7 @@ import (
 
 	"github.com/matrix-org/dendrite/todevicemodule"
 	"github.com/matrix-org/dendrite/todevicemodule/handover"
-	"github.com/matrix-org/dendrite/todevicemodule/internal/pgtest"
+	"github.com/matrix-org/dendrite/todevicemodule/hosttest/pgtest"
 	"github.com/matrix-org/dendrite/todevicemodule/outbox"
 	"github.com/matrix-org/dendrite/todevicemodule/storage"
 	"github.com/matrix-org/dendrite/todevicemodule/types"

@@ -25,8 +25,8 @@ import (
 
 	"github.com/matrix-org/dendrite/todevicemodule"
 	"github.com/matrix-org/dendrite/todevicemodule/devices"
-	"github.com/matrix-org/dendrite/todevicemodule/internal/wire"
 	"github.com/matrix-org/dendrite/todevicemodule/types"
+	"github.com/matrix-org/dendrite/todevicemodule/wire"
 	"github.com/matrix-org/dendrite/todevicemodule/writer"
 )
 

@@ -4,7 +4,7 @@ import (
 	"os"
 	"testing"
 
-	"github.com/matrix-org/dendrite/todevicemodule/internal/pgtest"
+	"github.com/matrix-org/dendrite/todevicemodule/hosttest/pgtest"
 )
 
 func TestMain(m *testing.M) { os.Exit(pgtest.Main(m)) }

@@ -33,7 +33,7 @@ import (
 	"github.com/tidwall/gjson"
 
 	"github.com/matrix-org/dendrite/todevicemodule"
-	"github.com/matrix-org/dendrite/todevicemodule/internal/pgtest"
+	"github.com/matrix-org/dendrite/todevicemodule/hosttest/pgtest"
 )
 
 // monolith is Dendrite's components with the module in this process, as cmd/dendrite-todevice assembles them, without a listener.

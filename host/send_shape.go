@@ -9,7 +9,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/matrix-org/util"
 
-	"github.com/matrix-org/dendrite/todevicemodule/internal/wire"
+	"github.com/matrix-org/dendrite/todevicemodule/wire"
 )
 
 // maxMembers bounds the members of a transaction, of which the specification has four.

@@ -9,7 +9,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/fclient"
 	"github.com/matrix-org/gomatrixserverlib/spec"
 
-	"github.com/matrix-org/dendrite/todevicemodule/internal/wire"
+	"github.com/matrix-org/dendrite/todevicemodule/wire"
 )
 
 // A transaction has at most so many PDUs and EDUs (server-server API, "Transactions").

@@ -11,7 +11,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib"
 	"pgregory.net/rapid"
 
-	"github.com/matrix-org/dendrite/todevicemodule/internal/testdb"
+	"github.com/matrix-org/dendrite/todevicemodule/hosttest/testdb"
 	"github.com/matrix-org/dendrite/todevicemodule/outbox"
 	"github.com/matrix-org/dendrite/todevicemodule/storage"
 )

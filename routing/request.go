@@ -13,8 +13,8 @@ import (
 
 	"github.com/matrix-org/dendrite/todevicemodule/devices"
 	"github.com/matrix-org/dendrite/todevicemodule/internal/bodies"
-	"github.com/matrix-org/dendrite/todevicemodule/internal/wire"
 	"github.com/matrix-org/dendrite/todevicemodule/types"
+	"github.com/matrix-org/dendrite/todevicemodule/wire"
 )
 
 // maxRecipients bounds the users, and the devices, that one request names. Clients send to some hundreds at the

@@ -13,11 +13,11 @@ import (
 	"github.com/matrix-org/dendrite/todevicemodule/devices"
 	"github.com/matrix-org/dendrite/todevicemodule/internal/bodies"
 	"github.com/matrix-org/dendrite/todevicemodule/internal/limiter"
-	"github.com/matrix-org/dendrite/todevicemodule/internal/wire"
 	"github.com/matrix-org/dendrite/todevicemodule/outbox"
 	"github.com/matrix-org/dendrite/todevicemodule/storage"
 	"github.com/matrix-org/dendrite/todevicemodule/trace"
 	"github.com/matrix-org/dendrite/todevicemodule/types"
+	"github.com/matrix-org/dendrite/todevicemodule/wire"
 	"github.com/matrix-org/dendrite/todevicemodule/writer"
 )
 

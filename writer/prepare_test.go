@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/matrix-org/dendrite/todevicemodule/internal/testdb"
+	"github.com/matrix-org/dendrite/todevicemodule/hosttest/testdb"
 	"github.com/matrix-org/dendrite/todevicemodule/storage"
 	"github.com/matrix-org/dendrite/todevicemodule/types"
 	"github.com/matrix-org/dendrite/todevicemodule/writer"

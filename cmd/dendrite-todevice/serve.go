@@ -24,7 +24,6 @@ import (
 	"github.com/matrix-org/dendrite/setup/mscs"
 	"github.com/matrix-org/dendrite/setup/process"
 	"github.com/matrix-org/dendrite/userapi"
-	"github.com/matrix-org/gomatrixserverlib/fclient"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sirupsen/logrus"
 
@@ -138,14 +137,6 @@ func verify(cfg *config.Dendrite) error {
 		errs = append(errs, errors.New(fault))
 	}
 	return errors.Join(errs...)
-}
-
-func newDNSCache(cfg *config.Dendrite) *fclient.DNSCache {
-	if !cfg.Global.DNSCache.Enabled {
-		return nil
-	}
-	logrus.Infof("DNS cache enabled (size %d, lifetime %s)", cfg.Global.DNSCache.CacheSize, cfg.Global.DNSCache.CacheLifetime)
-	return fclient.NewDNSCache(cfg.Global.DNSCache.CacheSize, cfg.Global.DNSCache.CacheLifetime)
 }
 
 func startSentry(processCtx *process.ProcessContext, cfg *config.Dendrite) error {

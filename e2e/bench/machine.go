@@ -11,7 +11,7 @@ import (
 	_ "github.com/lib/pq" // asks PostgreSQL for its version
 
 	"github.com/matrix-org/dendrite/todevicemodule/e2e"
-	"github.com/matrix-org/dendrite/todevicemodule/internal/pgtest"
+	"github.com/matrix-org/dendrite/todevicemodule/hosttest/pgtest"
 )
 
 // machine says where the figures are from. What can't be found out is empty.
@@ -22,6 +22,7 @@ type machine struct {
 	Kernel     string `json:"kernel"`
 	Go         string `json:"go"`
 	PostgreSQL string `json:"postgresql"`
+	Host       string `json:"host"`
 	Dendrite   string `json:"dendrite"`
 	Commit     string `json:"commit"`
 }
@@ -33,7 +34,10 @@ func thisMachine() machine {
 	}
 	if dir, err := e2e.ModuleDir(); err == nil {
 		m.Commit = output(dir, "git", "describe", "--always", "--dirty", "--abbrev=40")
-		m.Dendrite = output(dir, "go", "list", "-m", "-f", "{{.Version}}", "github.com/matrix-org/dendrite")
+	}
+	if host, err := e2e.HostUnderTest(); err == nil {
+		m.Host = string(host)
+		m.Dendrite, _ = host.Version()
 	}
 	return m
 }

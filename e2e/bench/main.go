@@ -16,7 +16,7 @@ import (
 	"time"
 
 	"github.com/matrix-org/dendrite/todevicemodule/e2e"
-	"github.com/matrix-org/dendrite/todevicemodule/internal/pgtest"
+	"github.com/matrix-org/dendrite/todevicemodule/hosttest/pgtest"
 )
 
 func main() {

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/matrix-org/dendrite/todevicemodule/internal/pgtest"
+	"github.com/matrix-org/dendrite/todevicemodule/hosttest/pgtest"
 	"github.com/matrix-org/dendrite/todevicemodule/storage"
 	"github.com/matrix-org/dendrite/todevicemodule/storage/internal/sqlstoretest"
 	"github.com/matrix-org/dendrite/todevicemodule/storage/postgres"
