@@ -27,13 +27,23 @@ import (
 //   - hand out no to_device position but those that come from the module, and
 //   - call Module.Stop before it closes the database.
 type Host interface {
-	// The devices of the host's users.
+	Devices
+	Federation
+	Waker
+	Database
+}
+
+// Devices tells which devices there are.
+type Devices interface {
 	devices.Source
-	// The host's federation sender.
-	outbox.Host
 	// VirtualDevice reports whether requests come from a device of that ID although UserDevices does not list it, as those
 	// of application services do.
 	VirtualDevice(deviceID string) bool
+}
+
+// Federation sends to other servers.
+type Federation interface {
+	outbox.Host
 	// IsLocalServer reports whether a server name is one of the host's own.
 	IsLocalServer(serverName string) bool
 	// Federates reports whether the host sends anything to other servers. Where it does not, their
@@ -42,10 +52,18 @@ type Host interface {
 	// MarkDeviceListStale makes the host ask for the devices of another server's user again, unless it
 	// knows the device.
 	MarkDeviceListStale(ctx context.Context, userID, deviceID string) error
+}
+
+// Waker ends the waiting of clients.
+type Waker interface {
 	// WakeDevices ends the waiting /sync requests of the devices, for which position is the new
 	// to_device position: every message up to and including it can be read. It is called by one
 	// goroutine, in order of the positions, and must not block.
 	WakeDevices(position types.Position, wakeups []writer.Wakeup)
+}
+
+// Database is where messages are kept.
+type Database interface {
 	// Store returns the store that the messages are kept in, in the database that the
 	// configuration names. It is called once.
 	Store(config DatabaseConfig) (storage.Store, error)
