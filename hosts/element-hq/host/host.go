@@ -68,6 +68,18 @@ func ReadConfig(dendriteYAML string) (todevicemodule.Config, error) {
 // anything. It returns storage.ErrLocked for that one. The metrics go to registerer, or nowhere
 // if it is nil or the host's own metrics are switched off.
 func Start(processContext *process.ProcessContext, cfg *config.Dendrite, section todevicemodule.Config, cm *sqlutil.Connections, registerer prometheus.Registerer) (*Dendrite, error) {
+	return start(processContext, cfg, section, cm, registerer, func(h todevicemodule.Host) todevicemodule.Host { return h })
+}
+
+// start is Start with what the module is to take for the host.
+func start(
+	processContext *process.ProcessContext,
+	cfg *config.Dendrite,
+	section todevicemodule.Config,
+	cm *sqlutil.Connections,
+	registerer prometheus.Registerer,
+	wrap func(todevicemodule.Host) todevicemodule.Host,
+) (*Dendrite, error) {
 	d := &Dendrite{config: cfg, cm: cm, log: logrus.WithField("component", "to_device")}
 	if !section.Enabled {
 		return d, nil
@@ -75,7 +87,7 @@ func Start(processContext *process.ProcessContext, cfg *config.Dendrite, section
 	if !cfg.Global.Metrics.Enabled {
 		registerer = nil
 	}
-	module, err := todevicemodule.New(section, d, registerer, d.log)
+	module, err := todevicemodule.New(section, wrap(d), registerer, d.log)
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,3 @@
+package hosttest
+
+var deletionPromises []Promise

@@ -1,0 +1,4 @@
+package hosttest
+
+// inboundPromises are about the transactions that other servers send.
+var inboundPromises []Promise

@@ -1,0 +1,4 @@
+package hosttest
+
+// outboundPromises are about the transactions to other servers.
+var outboundPromises []Promise
