@@ -18,8 +18,6 @@ import (
 const (
 	password    = "a password for the checks"
 	messageType = "org.example.check"
-	// longPoll is the timeout of a /sync that is to be answered before it.
-	longPoll = time.Minute
 	clientV3 = "/_matrix/client/v3"
 )
 
@@ -76,25 +74,40 @@ func (c *client) do(ctx context.Context, method, path string, body any) (answer,
 			return answer{}, err
 		}
 	}
-	if c.tr.server == nil {
-		return answer{}, fmt.Errorf("%s %s: the homeserver does not run", method, path)
-	}
-	req, err := http.NewRequestWithContext(ctx, method, c.tr.server.ClientURL+whole(path), bytes.NewReader(data))
+	req, err := c.request(ctx, method, path, bytes.NewReader(data))
 	if err != nil {
 		return answer{}, err
+	}
+	return c.answerTo(req, c.tr.http.Transport)
+}
+
+// request returns a request that is not sent yet.
+func (c *client) request(ctx context.Context, method, path string, body io.Reader) (*http.Request, error) {
+	server := c.tr.server()
+	if server == nil {
+		return nil, fmt.Errorf("%s %s: the homeserver does not run", method, path)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, server.ClientURL+whole(path), body)
+	if err != nil {
+		return nil, err
 	}
 	req.Header.Set("Content-Type", "application/json")
 	if c.token != "" {
 		req.Header.Set("Authorization", "Bearer "+c.token)
 	}
-	res, err := c.tr.http.Do(req)
+	return req, nil
+}
+
+// answerTo sends a request once.
+func (c *client) answerTo(req *http.Request, through http.RoundTripper) (answer, error) {
+	res, err := through.RoundTrip(req)
 	if err != nil {
 		return answer{}, err
 	}
 	defer res.Body.Close() //nolint:errcheck // it was read
 	text, err := io.ReadAll(res.Body)
 	if err != nil {
-		return answer{}, fmt.Errorf("%s %s: the answer broke off: %w", method, path, err)
+		return answer{}, fmt.Errorf("%s %s: the answer broke off: %w", req.Method, req.URL.Path, err)
 	}
 	return answer{Status: res.StatusCode, Header: res.Header, Body: text}, nil
 }
@@ -144,7 +157,7 @@ func (tr *trial) registerEach(ctx context.Context, names ...string) ([]*client, 
 	return clients, nil
 }
 
-// pair makes two new users with one device each, who have nothing more to be told.
+// pair makes two new users with one device each.
 func (tr *trial) pair(ctx context.Context) (alice, bob *client, err error) {
 	both, err := tr.registerEach(ctx, "alice", "bob")
 	if err != nil {
@@ -362,10 +375,12 @@ func (c *client) sync(ctx context.Context, since string, timeout time.Duration) 
 	return res, nil
 }
 
-// poll sends a /sync, and the next one as long as the response has nothing but what is no message.
+// poll sends a /sync, and the next one as long as the response has nothing but what is no message. A homeserver that does not answer before
+// the timeout of the /sync is one that does not answer in time.
 func (c *client) poll(ctx context.Context, since string) (*response, error) {
+	timeout := 2 * c.tr.kit.Patience
 	for {
-		res, err := c.sync(ctx, since, longPoll)
+		res, err := c.sync(ctx, since, timeout)
 		if err != nil || !res.onlyOther() {
 			return res, err
 		}

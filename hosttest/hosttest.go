@@ -13,8 +13,8 @@ import (
 	"github.com/matrix-org/dendrite/todevicemodule"
 )
 
-// Start starts the homeserver under test with the module in it. It returns once both APIs are served. It is called again, with
-// the same setup, for what a homeserver that was stopped must still know. While a homeserver runs it may be called with the same database and
+// Start starts the homeserver under test with the module in it. It returns once both APIs are served; the context is that of the start alone. It is
+// called again, with the same setup, for what a homeserver that was stopped must still know. While a homeserver runs it may be called with the same database and
 // everything else new: that start is to fail with storage.ErrLocked.
 //
 // The homeserver lets anybody register (m.login.dummy), guests as well, and sign in with a password, has no rate limits of its own, takes any
@@ -49,7 +49,7 @@ type Server struct {
 // Kit is what the tests need of a maintainer.
 type Kit struct {
 	Start Start
-	// NewDatabase returns the connection string of a new database; see Setup.Database. It is called for each promise.
+	// NewDatabase returns the connection string of a new database; see Setup.Database. It is called at the most once for each promise.
 	NewDatabase func() (string, error)
 	// TempDir returns a new directory.
 	TempDir func() (string, error)
@@ -59,21 +59,27 @@ type Kit struct {
 
 // TestHost holds a homeserver against every promise, and returns what it broke, each as a BrokenError. Test does the same in subtests.
 func TestHost(ctx context.Context, kit Kit) error {
+	s := &series{kit: kit}
 	var errs []error
 	for _, p := range Promises() {
-		errs = append(errs, p.Check(ctx, kit))
+		errs = append(errs, s.check(ctx, p))
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, s.end(ctx))...)
 }
 
 // Test holds a homeserver against each promise in a subtest of its name.
 func Test(t *testing.T, kit Kit) {
+	t.Helper()
+	s := &series{kit: kit}
 	for _, p := range Promises() {
 		t.Run(p.Name, func(t *testing.T) {
-			if err := p.Check(t.Context(), kit); err != nil {
+			if err := s.check(t.Context(), p); err != nil {
 				t.Error(err)
 			}
 		})
+	}
+	if err := s.end(t.Context()); err != nil {
+		t.Error(err)
 	}
 }
 

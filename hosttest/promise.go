@@ -20,6 +20,9 @@ type Promise struct {
 
 	// configure changes the module's configuration for the check; nil changes nothing.
 	configure func(*todevicemodule.Config)
+	// alone says that the check takes a homeserver of its own, as one that has a configuration of its own does. The others are made one after the
+	// other on the same: each has users of its own, and leaves a homeserver that runs.
+	alone bool
 	// check returns how the promise was seen broken by the homeserver that runs, or nil.
 	check func(ctx context.Context, tr *trial) error
 }
@@ -39,16 +42,52 @@ func Promises() []Promise {
 // Check starts the homeserver of the kit and holds it against the promise. It returns nil or a *BrokenError, and any other error where the
 // check itself could not be carried out, as when the homeserver does not start.
 func (p Promise) Check(ctx context.Context, kit Kit) error {
+	s := &series{kit: kit}
+	return errors.Join(s.check(ctx, p), s.end(ctx))
+}
+
+// series is checks one after the other.
+type series struct {
+	kit    Kit
+	shared *trial // nil while there is none
+}
+
+func (s *series) check(ctx context.Context, p Promise) error {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
-	tr, err := newTrial(ctx, kit, p.configure)
-	if err != nil {
-		return err
+	if p.alone || p.configure != nil {
+		tr, err := newTrial(ctx, s.kit, p.configure)
+		if err != nil {
+			return err
+		}
+		return errors.Join(p.broken(p.check(ctx, tr)), tr.end(ctx))
 	}
-	err = p.check(ctx, tr)
-	endErr := tr.end(ctx)
+	if s.shared == nil {
+		var err error
+		if s.shared, err = newTrial(ctx, s.kit, nil); err != nil {
+			return err
+		}
+	}
+	s.shared.forget()
+	err := p.broken(p.check(ctx, s.shared))
+	if err != nil || s.shared.server() == nil { // whatever it is in by now
+		err = errors.Join(err, s.end(ctx))
+	}
+	return err
+}
+
+func (p Promise) broken(err error) error {
 	if err == nil {
-		return endErr
+		return nil
 	}
-	return &BrokenError{Promise: p, Err: errors.Join(err, endErr)}
+	return &BrokenError{Promise: p, Err: err}
+}
+
+// end ends the homeserver that the checks shared.
+func (s *series) end(ctx context.Context) error {
+	if s.shared == nil {
+		return nil
+	}
+	defer func() { s.shared = nil }()
+	return s.shared.end(ctx)
 }

@@ -23,11 +23,11 @@ const patience = 30 * time.Second
 type trial struct {
 	*seam
 
-	kit    Kit
-	setup  Setup
-	server *Server // nil while none runs
-	http   *http.Client
-	names  atomic.Int64
+	kit     Kit
+	setup   Setup
+	running atomic.Pointer[Server] // nil while none runs
+	http    *http.Client
+	names   atomic.Int64
 }
 
 // newTrial starts a new homeserver.
@@ -78,17 +78,16 @@ func (tr *trial) start(ctx context.Context) error {
 	if server.Module == nil {
 		return errors.New("starting the homeserver: it has no Module")
 	}
-	tr.server = server
+	tr.running.Store(server)
 	return nil
 }
 
 // stop ends the homeserver as its operator does.
 func (tr *trial) stop(ctx context.Context) error {
-	if tr.server == nil {
+	server := tr.running.Swap(nil)
+	if server == nil {
 		return nil
 	}
-	server := tr.server
-	tr.server = nil
 	err := server.Stop(ctx)
 	tr.http.CloseIdleConnections()
 	if err != nil {
@@ -122,8 +121,11 @@ func (tr *trial) end(ctx context.Context) error {
 // name returns one that nothing else of the trial has, good as a localpart and as a transaction ID.
 func (tr *trial) name(prefix string) string { return fmt.Sprintf("%s%d", prefix, tr.names.Add(1)) }
 
+// server returns the homeserver that runs, or nil.
+func (tr *trial) server() *Server { return tr.running.Load() }
+
 // published returns the last position that can be handed out.
-func (tr *trial) published() types.Position { return tr.server.Module.LatestPosition() }
+func (tr *trial) published() types.Position { return tr.server().Module.LatestPosition() }
 
 // await waits until the condition holds, and returns an error with what was last seen where it does not in time.
 func (tr *trial) await(ctx context.Context, what string, condition func() (holds bool, saw any, err error)) error {

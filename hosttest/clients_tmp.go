@@ -1,3 +1,0 @@
-package hosttest
-
-var clientPromises []Promise
