@@ -18,7 +18,7 @@ import (
 const (
 	password    = "a password for the checks"
 	messageType = "org.example.check"
-	clientV3 = "/_matrix/client/v3"
+	clientV3    = "/_matrix/client/v3"
 )
 
 type object = map[string]any
@@ -362,30 +362,22 @@ func (c *client) sync(ctx context.Context, since string, timeout time.Duration) 
 	if err != nil {
 		return nil, fmt.Errorf("/sync: %w", err)
 	}
-	if err = a.want(http.StatusOK, "/sync"); err != nil {
+	return a.syncResponse()
+}
+
+// syncResponse returns the response that the answer has to be.
+func (a answer) syncResponse() (*response, error) {
+	if err := a.want(http.StatusOK, "/sync"); err != nil {
 		return nil, err
 	}
 	res := &response{}
-	if err = json.Unmarshal(a.Body, res); err != nil {
+	if err := json.Unmarshal(a.Body, res); err != nil {
 		return nil, fmt.Errorf("/sync: %w in %v", err, a)
 	}
 	if res.NextBatch == "" {
 		return nil, fmt.Errorf("/sync: no next_batch in %v", a)
 	}
 	return res, nil
-}
-
-// poll sends a /sync, and the next one as long as the response has nothing but what is no message. A homeserver that does not answer before
-// the timeout of the /sync is one that does not answer in time.
-func (c *client) poll(ctx context.Context, since string) (*response, error) {
-	timeout := 2 * c.tr.kit.Patience
-	for {
-		res, err := c.sync(ctx, since, timeout)
-		if err != nil || !res.onlyOther() {
-			return res, err
-		}
-		since = res.NextBatch
-	}
 }
 
 // waiting returns what waits for the device, as a /sync without since shows it.

@@ -1,0 +1,439 @@
+package hosttest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"net/http"
+	"net/url"
+	"reflect"
+	"strings"
+	"time"
+
+	"github.com/matrix-org/dendrite/todevicemodule"
+	"github.com/matrix-org/dendrite/todevicemodule/admin"
+	"github.com/matrix-org/dendrite/todevicemodule/internal/faulty"
+	"github.com/matrix-org/dendrite/todevicemodule/trace"
+	"github.com/matrix-org/dendrite/todevicemodule/types"
+)
+
+// syncPromises are about /sync, and the to_device position of its tokens.
+var syncPromises = []Promise{
+	{
+		Name:  "no-since-deletes-nothing",
+		Text:  "A /sync without since hands out what waits for the device and acknowledges nothing (I6).",
+		check: noSinceDeletesNothing,
+	},
+	{
+		Name:  "since-acknowledges",
+		Text:  "A /sync whose since covers a message acknowledges it by Module.AcknowledgeSync, for its own device alone: it does not come again (I6).",
+		check: sinceAcknowledges,
+	},
+	{
+		Name:      "queues-come-in-batches",
+		Text:      "A response has what one Module.ReadForSync returns, and its position in next_batch: while more wait the next /sync returns them at once, and the same since gives the same again (I5).",
+		configure: smallBatches,
+		check:     queuesComeInBatches,
+	},
+	{
+		Name:      "positions-are-the-modules",
+		Text:      "The to_device position that comes back in a since token is the one that the module gave for that response, and no other.",
+		configure: smallBatches,
+		check:     positionsAreTheModules,
+	},
+	{
+		Name:  "waiting-devices-are-woken",
+		Text:  "WakeDevices ends the waiting /sync requests of the devices, and of no others.",
+		check: waitingDevicesAreWoken,
+	},
+	{
+		Name:      "waking-does-not-block",
+		Text:      "WakeDevices does not wait for a device that it wakes: others get what comes after (I12).",
+		configure: largeMessages,
+		check:     wakingDoesNotBlock,
+	},
+	{
+		Name:  "wake-ups-come-in-order",
+		Text:  "The module calls WakeDevices one at a time, in the order of the positions, once every message up to the position can be read (I4).",
+		check: wakeUpsComeInOrder,
+	},
+	{
+		Name:  "each-message-comes-once",
+		Text:  "A device that follows next_batch sees each message once, and those of one sender in order, while others send (I5).",
+		check: eachMessageComesOnce,
+	},
+	{
+		Name:  "tokens-ahead-hide-nothing",
+		Text:  "A since token ahead of the store goes through Module.SinceForSync: it neither hides nor deletes a message (I6).",
+		alone: true,
+		check: tokensAheadHideNothing,
+	},
+	{
+		Name:      "failed-reads-are-5xx",
+		Text:      "A /sync whose Module.ReadForSync failed is answered 5xx, be it at once or after it was woken, and its since stays good (I6).",
+		configure: largeMessages,
+		check:     failedReadsAre5xx,
+	},
+	{
+		Name:  "handed-over-is-told",
+		Text:  "Module.HandedOver is told of the messages of each response, and of none that failed.",
+		alone: true,
+		check: handedOverIsTold,
+	},
+}
+
+const batch = 3
+
+func smallBatches(config *todevicemodule.Config) { config.SyncLimit = batch }
+
+// large is more than the module keeps of one queue in memory, so that it reads its messages from the store.
+const large = 1<<20 + 1<<18
+
+func largeMessages(config *todevicemodule.Config) { config.MaxMessageBytes = 2 * large }
+
+// largeNumbered is a numbered content that is large.
+func largeNumbered(n int) object {
+	content := numbered(n)
+	content["large"] = strings.Repeat("x", large)
+	return content
+}
+
+func noSinceDeletesNothing(ctx context.Context, tr *trial) error {
+	alice, bob, err := tr.pair(ctx)
+	if err != nil {
+		return err
+	}
+	const sent = 5
+	if err = alice.sendNumbered(ctx, bob, 0, sent); err != nil {
+		return err
+	}
+	for range 3 {
+		events, err := bob.waiting(ctx)
+		if err != nil {
+			return err
+		}
+		if err = wantNumbers("a /sync without since", events, 0, sent); err != nil {
+			return err
+		}
+	}
+	if err = tr.restart(ctx); err != nil { // by which everything that was acknowledged is deleted
+		return err
+	}
+	return bob.wantWaiting(ctx, "after several /sync without since, and a restart", sent)
+}
+
+func sinceAcknowledges(ctx context.Context, tr *trial) error {
+	alice, bob, err := tr.pair(ctx)
+	if err != nil {
+		return err
+	}
+	second, err := bob.login(ctx, "SECOND")
+	if err != nil {
+		return err
+	}
+	const sent = 3
+	for n := range sent {
+		if err = alice.send(ctx, to(numbered(n), bob, second)); err != nil {
+			return err
+		}
+	}
+	_, since, err := bob.receive(ctx, "", sent)
+	if err != nil {
+		return err
+	}
+	res, err := bob.sync(ctx, since, 0)
+	if err != nil {
+		return err
+	}
+	if len(res.events()) > 0 {
+		return fmt.Errorf("after the token of the messages: want none of them, got %v", numbersOf(res.events()))
+	}
+	if err = bob.wantNothing(ctx, "without since, after the messages were acknowledged"); err != nil {
+		return err
+	}
+	err = tr.await(ctx, "what was acknowledged is deleted", func() (bool, any, error) {
+		left, err := tr.queueOf(ctx, bob.Device)
+		return len(left) == 0, len(left), err
+	})
+	if err != nil {
+		return err
+	}
+	return second.wantWaiting(ctx, "another device of the same user", sent)
+}
+
+// queueOf returns what the store has for a device.
+func (tr *trial) queueOf(ctx context.Context, device types.Device) ([]types.Message, error) {
+	const most = 1000
+	return tr.realStore().Messages(ctx, device, 0, math.MaxInt64, most, nil)
+}
+
+func queuesComeInBatches(ctx context.Context, tr *trial) error {
+	alice, bob, err := tr.pair(ctx)
+	if err != nil {
+		return err
+	}
+	const sent = 3*batch + 1
+	if err = alice.sendNumbered(ctx, bob, 0, sent); err != nil {
+		return err
+	}
+	for n, since := 0, ""; n < sent; {
+		res, err := bob.next(ctx, since)
+		if err != nil {
+			return err
+		}
+		if err = wantNumbers("a batch", res.events(), n, min(n+batch, sent)); err != nil {
+			return err
+		}
+		again, err := bob.next(ctx, since)
+		if err != nil {
+			return err
+		}
+		if !reflect.DeepEqual(again.events(), res.events()) {
+			return fmt.Errorf("the same since again: want %v, got %v", numbersOf(res.events()), numbersOf(again.events()))
+		}
+		n, since = n+len(res.events()), res.NextBatch
+	}
+	return nil
+}
+
+func positionsAreTheModules(ctx context.Context, tr *trial) error {
+	alice, bob, err := tr.pair(ctx)
+	if err != nil {
+		return err
+	}
+	const sent = 3 * batch
+	if err = alice.sendNumbered(ctx, bob, 0, sent); err != nil {
+		return err
+	}
+	queue, err := tr.queueOf(ctx, bob.Device)
+	if err != nil {
+		return err
+	}
+	since := ""
+	for end := batch; end < sent; end += batch { // while more wait, the position is that of the last message
+		res, err := bob.next(ctx, since)
+		if err != nil {
+			return err
+		}
+		since = res.NextBatch
+		tr.forget()
+		if _, err = bob.sync(ctx, since, 0); err != nil {
+			return err
+		}
+		want := queue[end-1].Position
+		err = tr.await(ctx, fmt.Sprintf("position %d is acknowledged", want), func() (bool, any, error) {
+			for _, c := range calls[acknowledgeCall](tr.seam) {
+				for _, a := range c.Acknowledgements {
+					if a.Device == bob.Device && a.Through != want {
+						return false, nil, fmt.Errorf("the token of messages up to %d comes back as %d", want, a.Through)
+					} else if a.Device == bob.Device {
+						return true, nil, nil
+					}
+				}
+			}
+			return false, "none", nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func eachMessageComesOnce(ctx context.Context, tr *trial) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	bob, err := tr.register(ctx, "bob", "FIRST")
+	if err != nil {
+		return err
+	}
+	const senders, each = 4, 12
+	alices := make(map[string]*client, senders)
+	for range senders {
+		alice, err := tr.register(ctx, "alice", "FIRST")
+		if err != nil {
+			return err
+		}
+		alices[alice.UserID] = alice
+	}
+	sent := make(chan error, senders)
+	for _, alice := range alices {
+		go func() { sent <- alice.sendNumbered(ctx, bob, 0, each) }()
+	}
+	got := make(map[string][]event)
+	for n, since := 0, ""; n < senders*each; {
+		res, err := bob.next(ctx, since)
+		if err != nil {
+			return fmt.Errorf("after %d of %d messages: %w", n, senders*each, err)
+		}
+		for _, e := range res.events() {
+			got[e.Sender] = append(got[e.Sender], e)
+		}
+		n, since = n+len(res.events()), res.NextBatch
+	}
+	for range senders {
+		if err = <-sent; err != nil {
+			return err
+		}
+	}
+	for userID := range alices {
+		if err = wantNumbers("of one of the senders", got[userID], 0, each); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tokensAheadHideNothing has the homeserver hand out a token once as it was before its database was restored from a backup: its position is
+// an hour ahead of the store.
+func tokensAheadHideNothing(ctx context.Context, tr *trial) error {
+	alice, bob, err := tr.pair(ctx)
+	if err != nil {
+		return err
+	}
+	tr.leadBy(types.Position(time.Hour.Microseconds()))
+	if err = tr.restart(ctx); err != nil {
+		return err
+	}
+	ahead, err := bob.sync(ctx, "", 0)
+	if err != nil {
+		return err
+	}
+	tr.leadBy(0)
+	if err = tr.restart(ctx); err != nil {
+		return err
+	}
+	const sent = 2
+	if err = alice.sendNumbered(ctx, bob, 0, sent); err != nil {
+		return err
+	}
+	since := ahead.NextBatch
+	for range 2 { // the second finds that the first has deleted nothing
+		res, err := bob.next(ctx, since)
+		if err != nil {
+			return err
+		}
+		if err = wantNumbers("from a token that is ahead of the store", res.events(), 0, sent); err != nil {
+			return err
+		}
+	}
+	events, since, err := bob.receive(ctx, since, sent)
+	if err != nil {
+		return err
+	}
+	if err = wantNumbers("from a token that is ahead of the store", events, 0, sent); err != nil {
+		return err
+	}
+	if err = alice.sendNumbered(ctx, bob, sent, sent+1); err != nil {
+		return err
+	}
+	res, err := bob.next(ctx, since)
+	if err != nil {
+		return err
+	}
+	return wantNumbers("from the next token", res.events(), sent, sent+1)
+}
+
+func failedReadsAre5xx(ctx context.Context, tr *trial) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	alice, bob, err := tr.pair(ctx)
+	if err != nil {
+		return err
+	}
+	since, err := bob.caughtUp(ctx)
+	if err != nil {
+		return err
+	}
+	waiting, err := bob.waitAt(ctx, since)
+	if err != nil {
+		return err
+	}
+	works := fail[messagesCall](tr.seam, faulty.ErrFails)
+	defer works()
+	if err = alice.send(ctx, to(largeNumbered(0), bob)); err != nil {
+		return err
+	}
+	a, err := waiting.answered(ctx)
+	if err != nil {
+		return fmt.Errorf("once it was woken: %w", err)
+	}
+	if err = a.wantFault("a /sync whose queue can't be read once it was woken"); err != nil {
+		return err
+	}
+	for _, from := range []string{since, ""} {
+		a, err := bob.trySync(ctx, from, 0)
+		if err != nil {
+			return err
+		}
+		if err = a.wantFault("a /sync whose queue can't be read"); err != nil {
+			return err
+		}
+	}
+	works()
+	res, err := bob.next(ctx, since)
+	if err != nil {
+		return err
+	}
+	return wantNumbers("the same since, once the queue can be read", res.events(), 0, 1)
+}
+
+func handedOverIsTold(ctx context.Context, tr *trial) error {
+	alice, bob, err := tr.pair(ctx)
+	if err != nil {
+		return err
+	}
+	const sent = 2
+	if err = alice.sendNumbered(ctx, bob, 0, sent); err != nil {
+		return err
+	}
+	if err = tr.restart(ctx); err != nil { // by which the module keeps no queue in memory
+		return err
+	}
+	works := fail[messagesCall](tr.seam, faulty.ErrFails)
+	_, err = bob.trySync(ctx, "", 0)
+	works()
+	if err != nil {
+		return err
+	}
+	for responses := range 3 {
+		n, err := tr.handedOver(ctx, bob.Device)
+		if err != nil {
+			return err
+		}
+		if n != responses*sent {
+			return fmt.Errorf("after one /sync that failed, and %d responses with %d messages: Module.HandedOver was told of %d", responses, sent, n)
+		}
+		if err = bob.wantWaiting(ctx, "a /sync", sent); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// handedOver returns of how many messages for a device the module was told that they were handed over.
+func (tr *trial) handedOver(ctx context.Context, device types.Device) (n int, err error) {
+	query := url.Values{"user_id": {device.UserID}, "device_id": {device.DeviceID}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "/trace?"+query.Encode(), nil)
+	if err != nil {
+		return 0, err
+	}
+	for _, route := range tr.server().Module.AdminRoutes() {
+		if route.Name != "todevice_trace" {
+			continue
+		}
+		res := route.Handle(req, "", nil)
+		told, ok := res.JSON.(*admin.Trace)
+		if !ok {
+			return 0, fmt.Errorf("the module's trace: %d %v", res.Code, res.JSON)
+		}
+		for _, record := range told.Records {
+			if record.Step == string(trace.HandedOver) {
+				n += record.Count
+			}
+		}
+		return n, nil
+	}
+	return 0, errors.New("the module has no trace")
+}
