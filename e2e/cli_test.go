@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/matrix-org/dendrite/todevicemodule/admin"
+	"github.com/matrix-org/dendrite/todevicemodule/hosttest/remote"
 )
 
 // The exit codes of the command line, as its help has them.
@@ -232,7 +233,7 @@ func (c *commandLine) wrong(t *testing.T, site *adminSite) {
 	for _, args := range [][]string{{}, {"status", "-url", "nonsense"}, {"status", "-url", "ftp://x"}, {"status", "-token-file", "/nonexistent"}, {"status", "-config", "/nonexistent"}, {"export", "extra"}, {"check-config", "extra"}} {
 		c.run(t, exitUsage, append(args, "-json")...)
 	}
-	address, err := FreeAddress()
+	address, err := remote.FreeAddress()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,19 +2,12 @@ package e2e
 
 import (
 	"cmp"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
-	"math/big"
-	"net"
 	"os"
 	"sync"
 	"testing"
-	"time"
+
+	"github.com/matrix-org/dendrite/todevicemodule/hosttest/remote"
 )
 
 // SharedPair returns two servers that reach one another, for all tests that keep apart by their users.
@@ -56,16 +49,16 @@ func together(t testing.TB, actions ...func() error) {
 
 // federate gives the server a name with a port of its own, or that of what stands in front of it, and a certificate.
 func (s *Server) federate(behind string) error {
-	address, err := FreeAddress()
+	address, err := remote.FreeAddress()
 	if err != nil {
 		return err
 	}
 	s.federation = address
-	if s.name, err = federationName(cmp.Or(behind, address)); err != nil {
+	if s.name, err = remote.NameAt(cmp.Or(behind, address)); err != nil {
 		return err
 	}
 	s.tls = []string{"-https-bind-address", address, "-tls-cert", s.path("tls_cert.pem"), "-tls-key", s.path("tls_key.pem")}
-	certificate, key, err := newCertificate()
+	certificate, key, err := remote.NewCertificate()
 	if err != nil {
 		return err
 	}
@@ -73,33 +66,4 @@ func (s *Server) federate(behind string) error {
 		os.WriteFile(s.path("tls_cert.pem"), certificate, 0o600),
 		os.WriteFile(s.path("tls_key.pem"), key, 0o600),
 	)
-}
-
-// federationName returns the server name under which others find a loopback address.
-func federationName(address string) (string, error) {
-	_, port, err := net.SplitHostPort(address)
-	return "localhost:" + port, err
-}
-
-// newCertificate makes a certificate for localhost, and its key, in PEM.
-func newCertificate() (certificate, key []byte, err error) {
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, nil, err
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1),
-		Subject:      pkix.Name{CommonName: "localhost"},
-		DNSNames:     []string{"localhost"},
-		NotBefore:    time.Now().Add(-time.Hour),
-		NotAfter:     time.Now().Add(24 * time.Hour),
-	}
-	if certificate, err = x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private); err != nil {
-		return nil, nil, err
-	}
-	if key, err = x509.MarshalPKCS8PrivateKey(private); err != nil {
-		return nil, nil, err
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate}),
-		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}), nil
 }

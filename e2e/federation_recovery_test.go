@@ -29,7 +29,7 @@ func TestRemoteComesBack(t *testing.T) {
 			t.Parallel()
 			remote, alice := goAway(t)
 			remote.Open(t)
-			_, err := remote.client.LookupProfile(t.Context(), spec.ServerName(remote.Name), spec.ServerName(here.name), alice.UserID.String(), "")
+			_, err := remote.Client.LookupProfile(t.Context(), spec.ServerName(remote.Name), spec.ServerName(here.name), alice.UserID.String(), "")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -54,7 +54,7 @@ func TestHostForgetsToTryAgain(t *testing.T) {
 		here := StartServer(t, b, Options{Federation: true})
 		remote := NewFakeRemote(t, here)
 		alice := Register(t, here, "alice")
-		remote.Alias(joinRoom(t, alice)) // a room of ours, so that nothing else is asked of the remote
+		remote.Alias(string(joinRoom(t, alice))) // a room of ours, so that nothing else is asked of the remote
 		remote.Behave(func(*Transaction) Reply { return refuse(http.StatusServiceUnavailable, "M_UNKNOWN") })
 		sendNumbered(t, alice, remote.Device("bob", "FIRST"), 0, 1)
 		remote.AwaitTransactions(t, 1)

@@ -68,7 +68,7 @@ func TestInboundSignatures(t *testing.T) {
 		n := 0
 		for _, who := range strangers() {
 			remote := NewFakeRemote(t, here)
-			remote.publish = who.publish
+			remote.Publish(who.publish)
 			edus := []any{remote.ToDevice("id", To(object{"n": n}, bob)), victim.ToDevice(unique("id"), To(object{"n": n}, bob))}
 			x := who.transaction(here.name, victim.Name)
 			x.ID, x.EDUs = unique("txn"), edus

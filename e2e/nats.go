@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"github.com/matrix-org/dendrite/todevicemodule/hosttest/remote"
 )
 
 // envNATS names the environment variable with the path of a nats-server to use instead of building one.
@@ -56,7 +58,7 @@ func StartNATS(t testing.TB) *NATS {
 // does not run.
 func startNATS(t testing.TB, dir string) *NATS {
 	t.Helper()
-	address, err := FreeAddress()
+	address, err := remote.FreeAddress()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/matrix-org/dendrite/todevicemodule/hosttest/remote"
 )
 
 const (
@@ -61,7 +63,7 @@ type Prometheus struct {
 // StartPrometheus starts one that scrapes the server, with the alerts of the repository.
 func StartPrometheus(t testing.TB, s *Server) *Prometheus {
 	t.Helper()
-	address, err := FreeAddress()
+	address, err := remote.FreeAddress()
 	if err != nil {
 		t.Fatal(err)
 	}

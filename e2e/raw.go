@@ -6,6 +6,8 @@ import (
 	"io"
 	"net/http"
 	"testing"
+
+	"github.com/matrix-org/gomatrixserverlib"
 )
 
 // rawPut sends a body to a URL as both are, where mautrix would put them right first.
@@ -27,20 +29,23 @@ func rawPut(t testing.TB, c *Client, target string, body []byte) Answer {
 
 func readAnswer(t testing.TB, res *http.Response) Answer {
 	t.Helper()
-	a := Answer{Status: res.StatusCode}
-	var err error
-	if a.Body, err = io.ReadAll(res.Body); err != nil {
+	body, err := io.ReadAll(res.Body)
+	if err != nil {
 		t.Fatal(err)
 	}
+	return parseAnswer(t, res.StatusCode, body)
+}
+
+func parseAnswer(t testing.TB, status int, body []byte) Answer {
+	t.Helper()
 	var refusal struct {
 		ErrCode string `json:"errcode"`
 		Message string `json:"error"`
 	}
-	if err = json.Unmarshal(a.Body, &refusal); err != nil {
-		t.Fatalf("the answer is not JSON: %q", a.Body)
+	if err := json.Unmarshal(body, &refusal); err != nil {
+		t.Fatalf("the answer is not JSON: %q", body)
 	}
-	a.ErrCode, a.Message = refusal.ErrCode, refusal.Message
-	return a
+	return Answer{Status: status, Body: body, ErrCode: refusal.ErrCode, Message: refusal.Message}
 }
 
 // wantSameJSON compares two documents token by token: the order of keys and the digits of
@@ -70,4 +75,13 @@ func tokens(t testing.TB, document []byte) []json.Token {
 		}
 		out = append(out, token)
 	}
+}
+
+// canonical returns the canonical JSON of a document that was parsed before.
+func canonical(document json.RawMessage) []byte {
+	out, err := gomatrixserverlib.CanonicalJSON(document)
+	if err != nil {
+		panic(err)
+	}
+	return out
 }

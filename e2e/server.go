@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -19,6 +18,7 @@ import (
 	"time"
 
 	"github.com/matrix-org/dendrite/todevicemodule/hosttest/pgtest"
+	"github.com/matrix-org/dendrite/todevicemodule/hosttest/remote"
 )
 
 const (
@@ -61,7 +61,7 @@ type Server struct {
 // New writes what a server needs into a directory that outlives it; Start starts it. On PostgreSQL the options name its
 // database.
 func New(b Backend, home string, o Options) (*Server, error) {
-	address, err := FreeAddress()
+	address, err := remote.FreeAddress()
 	if err != nil {
 		return nil, err
 	}
@@ -441,26 +441,4 @@ func (s *Server) logTail(from int64) string {
 	from = max(from, s.logSize()-32<<10)
 	data, _ := io.ReadAll(io.NewSectionReader(f, from, 64<<10))
 	return string(data)
-}
-
-var takenAddresses sync.Map
-
-// FreeAddress returns a loopback address below the range outgoing connections take their ports
-// from. Within that range a client that retries while the server is down can be given the
-// server's own port, and then talks to itself.
-//
-// No address is given out twice: a server that is down is still known by its own.
-func FreeAddress() (string, error) {
-	for range 200 {
-		address := fmt.Sprintf("127.0.0.1:%d", 20000+rand.IntN(12000))
-		if _, taken := takenAddresses.LoadOrStore(address, true); taken {
-			continue
-		}
-		l, err := net.Listen("tcp", address)
-		if err != nil {
-			continue
-		}
-		return address, l.Close()
-	}
-	return "", errors.New("no free port between 20000 and 32000")
 }

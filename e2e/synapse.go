@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/matrix-org/dendrite/todevicemodule/hosttest/remote"
 )
 
 // envSynapse names the environment variable with the Python that has Synapse installed, instead of the
@@ -76,7 +78,7 @@ func NewSynapse(home string, o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	address, err := FreeAddress()
+	address, err := remote.FreeAddress()
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,8 @@ import (
 	"math/rand/v2"
 	"testing"
 	"time"
+
+	"github.com/matrix-org/dendrite/todevicemodule/hosttest/remote"
 )
 
 // Two servers whose users send to one another while the network between them fails, and while the servers and their databases
@@ -34,7 +36,7 @@ func TestTortureFederation(t *testing.T) {
 // faults go on for long it has those of its database, too.
 func (w *torture) federated(t testing.TB, b Backend, name string) (*Server, []*fault) {
 	t.Helper()
-	address, err := FreeAddress()
+	address, err := remote.FreeAddress()
 	if err != nil {
 		t.Fatal(err)
 	}

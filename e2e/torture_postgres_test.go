@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/matrix-org/dendrite/todevicemodule/hosttest/pgtest"
+	"github.com/matrix-org/dendrite/todevicemodule/hosttest/remote"
 )
 
 // wiredPostgres is a PostgreSQL with a wire in front of it.
@@ -22,7 +23,7 @@ func wirePostgres(t testing.TB, database string) (*Wire, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	address, err := FreeAddress()
+	address, err := remote.FreeAddress()
 	if err != nil {
 		t.Fatal(err)
 	}

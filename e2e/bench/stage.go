@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/matrix-org/dendrite/todevicemodule/e2e"
+	"github.com/matrix-org/dendrite/todevicemodule/hosttest/remote"
 )
 
 // A side is a kind of server that is measured.
@@ -84,7 +85,7 @@ func (s *stage) server(ctx context.Context, of side, role string) (*server, erro
 		made.dsn = o.Postgres
 	}
 	if s.b.profiles != "" && of == ours {
-		if made.pprof, err = e2e.FreeAddress(); err != nil {
+		if made.pprof, err = remote.FreeAddress(); err != nil {
 			return nil, err
 		}
 		o.Env = append(o.Env, "PPROFLISTEN="+made.pprof)

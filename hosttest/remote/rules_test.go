@@ -1,19 +1,20 @@
-package e2e
+package remote
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
 )
 
-// What the other tests count on the remote to find, it finds.
-func TestFakeRemoteFindsFaults(t *testing.T) {
+// What other tests count on a server to find, it finds.
+func TestServerFindsFaults(t *testing.T) {
 	message := func(messageID, messages string) string {
 		return fmt.Sprintf(`{"edu_type":"m.direct_to_device","origin":"here","content":{"sender":"@a:here","type":"m.test","message_id":%q,"messages":%s}}`, messageID, messages)
 	}
 	one := `{"@b:there":{"DEVICE":{"n":1}}}`
 	good := message("good", one)
-	large := strings.Repeat("x", maxEDUBytes)
+	large := strings.Repeat("x", MaxEDUBytes)
 	body := func(ts int, pdus []string, edus ...string) string {
 		return fmt.Sprintf(`{"origin":"here","origin_server_ts":%d,"pdus":[%s],"edus":[%s]}`, ts, strings.Join(pdus, ","), strings.Join(edus, ","))
 	}
@@ -52,7 +53,10 @@ func TestFakeRemoteFindsFaults(t *testing.T) {
 				}
 				r.check(parsed)
 			}
-			found := strings.Join(r.faults, "\n")
+			found := ""
+			if err := errors.Join(r.faults...); err != nil {
+				found = err.Error()
+			}
 			if (test.want == "") != (found == "") || !strings.Contains(found, test.want) {
 				t.Errorf("want a fault with %q, got %.1000q", test.want, found)
 			}

@@ -1,20 +1,17 @@
-package e2e
+package remote
 
 import (
-	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"unicode/utf8"
-
-	"github.com/matrix-org/gomatrixserverlib"
 )
 
-// The limits of the server-server API: of a transaction, of an EDU that could have been two, and of a
-// message_id.
+// The limits of the server-server API.
 const (
-	maxPDUs           = 50
-	maxEDUs           = 100
-	maxEDUBytes       = 64 << 10
+	MaxPDUs           = 50       // in a transaction
+	MaxEDUs           = 100      // in a transaction
+	MaxEDUBytes       = 64 << 10 // of an EDU that could have been two
 	maxMessageIDRunes = 32
 )
 
@@ -22,13 +19,16 @@ const (
 // anything.
 const controlType = "org.matrix.dendrite.todevice.nothing"
 
-// rules finds what a server may not do in its transactions. The lock is the remote's.
+// maxFaultsTold bounds what Err says.
+const maxFaultsTold = 10
+
+// rules finds what a server may not do in its transactions. The lock is the Server's.
 type rules struct {
-	name       string            // of the remote
+	name       string            // of the receiver
 	contents   map[string]string // by transaction ID: its PDUs and EDUs
 	bodies     map[string]string // by transaction ID: all of it
 	messageIDs map[string]string // by message_id: its EDU
-	faults     []string
+	faults     []error
 }
 
 func newRules(name string) rules {
@@ -36,7 +36,7 @@ func newRules(name string) rules {
 }
 
 func (r *rules) fault(format string, args ...any) {
-	r.faults = append(r.faults, fmt.Sprintf(format, args...))
+	r.faults = append(r.faults, fmt.Errorf(format, args...))
 }
 
 // check looks at a transaction that was not refused for its signature.
@@ -44,30 +44,25 @@ func (r *rules) check(x *Transaction) {
 	switch {
 	case len(x.PDUs)+len(x.EDUs) == 0:
 		r.fault("transaction %s is empty", x.ID)
-	case len(x.PDUs) > maxPDUs:
+	case len(x.PDUs) > MaxPDUs:
 		r.fault("transaction %s has %d PDUs", x.ID, len(x.PDUs))
-	case len(x.EDUs) > maxEDUs:
+	case len(x.EDUs) > MaxEDUs:
 		r.fault("transaction %s has %d EDUs", x.ID, len(x.EDUs))
 	}
-	var content strings.Builder
-	for _, pdu := range x.PDUs {
-		content.Write(canonical(pdu))
-	}
 	for _, edu := range x.EDUs {
-		content.Write(canonical(edu.Raw))
 		if edu.ToDevice != nil {
 			r.checkToDevice(x, edu)
 		}
 	}
 	// A receiver that knows the ID processes nothing of what is new in it.
-	key, body := x.Origin+" "+x.ID, string(canonical(x.Body))
+	key := x.Origin + " " + x.ID
 	switch before, ok := r.contents[key]; {
-	case ok && before != content.String():
-		r.fault("transaction %s came with two contents: %.300s ... and %.300s ...", x.ID, before, content.String())
-	case ok && r.bodies[key] != body:
-		r.fault("transaction %s came with two bodies: %.100s ... and %.100s ...", x.ID, r.bodies[key], body)
+	case ok && before != x.content:
+		r.fault("transaction %s came with two contents: %.300s ... and %.300s ...", x.ID, before, x.content)
+	case ok && r.bodies[key] != x.canonical:
+		r.fault("transaction %s came with two bodies: %.100s ... and %.100s ...", x.ID, r.bodies[key], x.canonical)
 	}
-	r.contents[key], r.bodies[key] = content.String(), body
+	r.contents[key], r.bodies[key] = x.content, x.canonical
 }
 
 func (r *rules) checkToDevice(x *Transaction, edu EDU) {
@@ -88,25 +83,38 @@ func (r *rules) checkToDevice(x *Transaction, edu EDU) {
 		}
 		messages += len(devices)
 	}
-	size := len(canonical(edu.Raw))
+	size := len(edu.canonical)
 	switch {
 	case messages == 0 && d.Type != controlType:
 		fault("no messages")
-	case messages > 1 && size > maxEDUBytes:
+	case messages > 1 && size > MaxEDUBytes:
 		fault("%d messages in an EDU of %d bytes", messages, size)
 	}
-	key, raw := x.Origin+" "+d.MessageID, string(canonical(edu.Raw))
-	if before, ok := r.messageIDs[key]; ok && before != raw {
-		fault("it stands for two EDUs: %.300s ... and %.300s ...", before, raw)
+	key := x.Origin + " " + d.MessageID
+	if before, ok := r.messageIDs[key]; ok && before != edu.canonical {
+		fault("it stands for two EDUs: %.300s ... and %.300s ...", before, edu.canonical)
 	}
-	r.messageIDs[key] = raw
+	r.messageIDs[key] = edu.canonical
 }
 
-// canonical returns the canonical JSON of a document that was parsed before.
-func canonical(document json.RawMessage) []byte {
-	out, err := gomatrixserverlib.CanonicalJSON(document)
-	if err != nil {
-		panic(err)
+func (s *Server) noteFault(format string, args ...any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fault(format, args...)
+}
+
+// Err returns what the server was sent that breaks the rules of the server-server API, or nil: signatures that are not good, transactions that are
+// malformed, empty or too large, an ID or a message_id that stood for two things, or a transaction that came before the last one was answered.
+func (s *Server) Err() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var errs []error
+	for i, fault := range s.faults {
+		if i == maxFaultsTold {
+			errs = append(errs, fmt.Errorf("%s: and %d faults more", s.Name, len(s.faults)-i))
+			break
+		}
+		errs = append(errs, fmt.Errorf("%s: %w", s.Name, fault))
 	}
-	return out
+	return errors.Join(errs...)
 }
