@@ -1,3 +1,0 @@
-package hosttest
-
-var deletionPromises []Promise
