@@ -140,35 +140,39 @@ func usersOfOthersAreNotLocal(ctx context.Context, tr *trial) error {
 }
 
 func deviceOwnersAreFound(ctx context.Context, tr *trial) error {
-	alice, bob, err := tr.pair(ctx) // who both have a device FIRST
+	both := tr.name("BOTH")
+	alice, err := tr.register(ctx, "alice", both)
 	if err != nil {
 		return err
 	}
-	for _, deviceID := range []string{"ALICES", "LATER"} {
-		if _, err = alice.login(ctx, deviceID); err != nil {
-			return err
-		}
-	}
-	bobs, err := bob.login(ctx, "BOBS")
+	bob, err := tr.register(ctx, "bob", both)
 	if err != nil {
 		return err
 	}
-	gone, err := bob.login(ctx, "GONE")
+	alices, err := alice.login(ctx, tr.name("ALICES"))
+	if err != nil {
+		return err
+	}
+	bobs, err := bob.login(ctx, tr.name("BOBS"))
+	if err != nil {
+		return err
+	}
+	gone, err := bob.login(ctx, tr.name("GONE"))
 	if err != nil {
 		return err
 	}
 	if err = gone.logout(ctx); err != nil {
 		return err
 	}
-	got, err := tr.homeserver().DeviceOwners(ctx, []string{"FIRST", "ALICES", bobs.DeviceID, "GONE", "NOSUCH"})
+	got, err := tr.homeserver().DeviceOwners(ctx, []string{both, alices.DeviceID, bobs.DeviceID, gone.DeviceID, tr.name("NOSUCH")})
 	if err != nil {
 		return fmt.Errorf("DeviceOwners: %w", err)
 	}
-	if first := got["FIRST"]; first != alice.UserID && first != bob.UserID {
-		return fmt.Errorf("DeviceOwners of a device that %s and %s have: got %q", alice.UserID, bob.UserID, first)
+	if owner := got[both]; owner != alice.UserID && owner != bob.UserID {
+		return fmt.Errorf("DeviceOwners of a device that %s and %s have: got %q", alice.UserID, bob.UserID, owner)
 	}
-	delete(got, "FIRST")
-	if want := map[string]string{"ALICES": alice.UserID, "BOBS": bob.UserID}; !maps.Equal(got, want) {
+	delete(got, both)
+	if want := map[string]string{alices.DeviceID: alice.UserID, bobs.DeviceID: bob.UserID}; !maps.Equal(got, want) {
 		return fmt.Errorf("DeviceOwners of the others: want %v, got %v", want, got)
 	}
 	return nil
@@ -176,16 +180,16 @@ func deviceOwnersAreFound(ctx context.Context, tr *trial) error {
 
 // failedLookUpsAreErrors looks with a context that has ended. Who knows the answer without looking may answer.
 func failedLookUpsAreErrors(ctx context.Context, tr *trial) error {
-	alice, err := tr.register(ctx, "alice", "FIRST")
+	alice, err := tr.register(ctx, "alice", tr.name("FIRST"))
 	if err != nil {
 		return err
 	}
 	ended, end := context.WithCancel(ctx)
 	end()
-	if got, err := tr.homeserver().UserDevices(ended, alice.UserID); err == nil && !slices.Equal(got, []string{"FIRST"}) {
+	if got, err := tr.homeserver().UserDevices(ended, alice.UserID); err == nil && !slices.Equal(got, []string{alice.DeviceID}) {
 		return fmt.Errorf("UserDevices with a context that has ended: want an error, or the device, got %q", got)
 	}
-	if got, err := tr.homeserver().DeviceOwners(ended, []string{"FIRST"}); err == nil && got["FIRST"] != alice.UserID {
+	if got, err := tr.homeserver().DeviceOwners(ended, []string{alice.DeviceID}); err == nil && got[alice.DeviceID] != alice.UserID {
 		return fmt.Errorf("DeviceOwners with a context that has ended: want an error, or the owner, got %v", got)
 	}
 	return nil
