@@ -166,6 +166,15 @@ func (tr *trial) queueOf(ctx context.Context, device types.Device) ([]types.Mess
 	return tr.realStore().Messages(ctx, device, 0, math.MaxInt64, most, nil)
 }
 
+// storedFor returns what the store has for a device, which is to be so many messages.
+func (tr *trial) storedFor(ctx context.Context, device types.Device, n int) ([]types.Message, error) {
+	queue, err := tr.queueOf(ctx, device)
+	if err == nil && len(queue) != n {
+		err = fmt.Errorf("after %d messages were sent to %s %s: the store has %d", n, device.UserID, device.DeviceID, len(queue))
+	}
+	return queue, err
+}
+
 func queuesComeInBatches(ctx context.Context, tr *trial) error {
 	alice, bob, err := tr.pair(ctx)
 	if err != nil {
@@ -204,7 +213,7 @@ func positionsAreTheModules(ctx context.Context, tr *trial) error {
 	if err = alice.sendNumbered(ctx, bob, 0, sent); err != nil {
 		return err
 	}
-	queue, err := tr.queueOf(ctx, bob.Device)
+	queue, err := tr.storedFor(ctx, bob.Device, sent)
 	if err != nil {
 		return err
 	}

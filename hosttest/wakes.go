@@ -183,7 +183,7 @@ func wakeUpsComeInOrder(ctx context.Context, tr *trial) error {
 		return err
 	}
 	for _, c := range recipients {
-		queue, err := tr.queueOf(ctx, c.Device)
+		queue, err := tr.storedFor(ctx, c.Device, senders*each)
 		if err != nil {
 			return err
 		}
