@@ -2,19 +2,12 @@ package hosttest
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math"
-	"net/http"
-	"net/url"
 	"reflect"
 	"strings"
-	"time"
 
 	"github.com/matrix-org/dendrite/todevicemodule"
-	"github.com/matrix-org/dendrite/todevicemodule/admin"
-	"github.com/matrix-org/dendrite/todevicemodule/internal/faulty"
-	"github.com/matrix-org/dendrite/todevicemodule/trace"
 	"github.com/matrix-org/dendrite/todevicemodule/types"
 )
 
@@ -204,50 +197,6 @@ func queuesComeInBatches(ctx context.Context, tr *trial) error {
 	return nil
 }
 
-func positionsAreTheModules(ctx context.Context, tr *trial) error {
-	alice, bob, err := tr.pair(ctx)
-	if err != nil {
-		return err
-	}
-	const sent = 3 * batch
-	if err = alice.sendNumbered(ctx, bob, 0, sent); err != nil {
-		return err
-	}
-	queue, err := tr.storedFor(ctx, bob.Device, sent)
-	if err != nil {
-		return err
-	}
-	since := ""
-	for end := batch; end < sent; end += batch { // while more wait, the position is that of the last message
-		res, err := bob.next(ctx, since)
-		if err != nil {
-			return err
-		}
-		since = res.NextBatch
-		tr.forget()
-		if _, err = bob.sync(ctx, since, 0); err != nil {
-			return err
-		}
-		want := queue[end-1].Position
-		err = tr.await(ctx, fmt.Sprintf("position %d is acknowledged", want), func() (bool, any, error) {
-			for _, c := range calls[acknowledgeCall](tr.seam) {
-				for _, a := range c.Acknowledgements {
-					if a.Device == bob.Device && a.Through != want {
-						return false, nil, fmt.Errorf("the token of messages up to %d comes back as %d", want, a.Through)
-					} else if a.Device == bob.Device {
-						return true, nil, nil
-					}
-				}
-			}
-			return false, "none", nil
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 func eachMessageComesOnce(ctx context.Context, tr *trial) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -290,158 +239,4 @@ func eachMessageComesOnce(ctx context.Context, tr *trial) error {
 		}
 	}
 	return nil
-}
-
-// tokensAheadHideNothing has the homeserver hand out a token once as it was before its database was restored from a backup: its position is
-// an hour ahead of the store.
-func tokensAheadHideNothing(ctx context.Context, tr *trial) error {
-	alice, bob, err := tr.pair(ctx)
-	if err != nil {
-		return err
-	}
-	tr.leadBy(types.Position(time.Hour.Microseconds()))
-	defer tr.leadBy(0)
-	if err = tr.restart(ctx); err != nil {
-		return err
-	}
-	ahead, err := bob.sync(ctx, "", 0)
-	if err != nil {
-		return err
-	}
-	tr.leadBy(0)
-	if err = tr.restart(ctx); err != nil {
-		return err
-	}
-	const sent = 2
-	if err = alice.sendNumbered(ctx, bob, 0, sent); err != nil {
-		return err
-	}
-	since := ahead.NextBatch
-	for range 2 { // the second finds that the first has deleted nothing
-		res, err := bob.next(ctx, since)
-		if err != nil {
-			return err
-		}
-		if err = wantNumbers("from a token that is ahead of the store", res.events(), 0, sent); err != nil {
-			return err
-		}
-	}
-	events, since, err := bob.receive(ctx, since, sent)
-	if err != nil {
-		return err
-	}
-	if err = wantNumbers("from a token that is ahead of the store", events, 0, sent); err != nil {
-		return err
-	}
-	if err = alice.sendNumbered(ctx, bob, sent, sent+1); err != nil {
-		return err
-	}
-	res, err := bob.next(ctx, since)
-	if err != nil {
-		return err
-	}
-	return wantNumbers("from the next token", res.events(), sent, sent+1)
-}
-
-func failedReadsAre5xx(ctx context.Context, tr *trial) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	alice, bob, err := tr.pair(ctx)
-	if err != nil {
-		return err
-	}
-	since, err := bob.caughtUp(ctx)
-	if err != nil {
-		return err
-	}
-	waiting, err := bob.waitAt(ctx, since)
-	if err != nil {
-		return err
-	}
-	works := fail[messagesCall](tr.seam, faulty.ErrFails)
-	defer works()
-	if err = alice.send(ctx, to(largeNumbered(0), bob)); err != nil {
-		return err
-	}
-	a, err := waiting.answered(ctx)
-	if err != nil {
-		return fmt.Errorf("once it was woken: %w", err)
-	}
-	if err = a.wantFault("a /sync whose queue can't be read once it was woken"); err != nil {
-		return err
-	}
-	for _, from := range []string{since, ""} {
-		a, err := bob.trySync(ctx, from, 0)
-		if err != nil {
-			return err
-		}
-		if err = a.wantFault("a /sync whose queue can't be read"); err != nil {
-			return err
-		}
-	}
-	works()
-	res, err := bob.next(ctx, since)
-	if err != nil {
-		return err
-	}
-	return wantNumbers("the same since, once the queue can be read", res.events(), 0, 1)
-}
-
-func handedOverIsTold(ctx context.Context, tr *trial) error {
-	alice, bob, err := tr.pair(ctx)
-	if err != nil {
-		return err
-	}
-	const sent = 2
-	if err = alice.sendNumbered(ctx, bob, 0, sent); err != nil {
-		return err
-	}
-	if err = tr.restart(ctx); err != nil { // by which the module keeps no queue in memory
-		return err
-	}
-	works := fail[messagesCall](tr.seam, faulty.ErrFails)
-	_, err = bob.trySync(ctx, "", 0)
-	works()
-	if err != nil {
-		return err
-	}
-	for responses := range 3 {
-		n, err := tr.handedOver(ctx, bob.Device)
-		if err != nil {
-			return err
-		}
-		if n != responses*sent {
-			return fmt.Errorf("after one /sync that failed, and %d responses with %d messages: Module.HandedOver was told of %d", responses, sent, n)
-		}
-		if err = bob.wantWaiting(ctx, "a /sync", sent); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// handedOver returns of how many messages for a device the module was told that they were handed over.
-func (tr *trial) handedOver(ctx context.Context, device types.Device) (n int, err error) {
-	query := url.Values{"user_id": {device.UserID}, "device_id": {device.DeviceID}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "/trace?"+query.Encode(), nil)
-	if err != nil {
-		return 0, err
-	}
-	for _, route := range tr.server().Module.AdminRoutes() {
-		if route.Name != "todevice_trace" {
-			continue
-		}
-		res := route.Handle(req, "", nil)
-		told, ok := res.JSON.(*admin.Trace)
-		if !ok {
-			return 0, fmt.Errorf("the module's trace: %d %v", res.Code, res.JSON)
-		}
-		for _, record := range told.Records {
-			if record.Step == string(trace.HandedOver) {
-				n += record.Count
-			}
-		}
-		return n, nil
-	}
-	return 0, errors.New("the module has no trace")
 }
