@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"reflect"
 	"testing"
+	"testing/quick"
 
 	userapi "github.com/matrix-org/dendrite/userapi/api"
 )
@@ -105,6 +107,43 @@ func TestKeysAreCountedOnce(t *testing.T) {
 		c.want("@bob:x", "PHONE", 5, (3-queries)/3)
 		c.want("@bob:x", "LAPTOP", 6, (3-queries)/3)
 		c.want("@alice:x", "PHONE", 8, (3-queries)/3)
+	}
+}
+
+// wholeAnswer is a user API with an answer that has something in every field.
+type wholeAnswer struct {
+	userapi.UserInternalAPI
+	answer userapi.QueryOneTimeKeysResponse
+	asked  int
+}
+
+func (w *wholeAnswer) QueryOneTimeKeys(_ context.Context, _ *userapi.QueryOneTimeKeysRequest, res *userapi.QueryOneTimeKeysResponse) error {
+	w.asked++
+	*res = copyOf(w.answer)
+	return nil
+}
+
+// Newer versions of the host say more than the counts.
+func TestAllOfAnAnswerIsRemembered(t *testing.T) {
+	check := func(answer userapi.QueryOneTimeKeysResponse) bool {
+		answer.Error = nil
+		counts, err := newKeyCounts()
+		if err != nil {
+			t.Fatal(err)
+		}
+		host := &wholeAnswer{answer: answer}
+		keys := countedKeys{host, counts}
+		same := true
+		for range 3 {
+			var res userapi.QueryOneTimeKeysResponse
+			err := keys.QueryOneTimeKeys(t.Context(), &userapi.QueryOneTimeKeysRequest{UserID: answer.Count.UserID, DeviceID: answer.Count.DeviceID}, &res)
+			same = same && err == nil && reflect.DeepEqual(res, answer)
+			clear(res.Count.KeyCount) // the map is the caller's
+		}
+		return same && host.asked == 1
+	}
+	if err := quick.Check(check, nil); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -61,7 +61,7 @@ func (h accountsHost) UserDevices(_ context.Context, userID string) ([]string, e
 	return nil, nil
 }
 
-// rooms is a roomserver that is asked for the version of a PDU's room, and knows none.
+// rooms is a roomserver that is asked for the version of a PDU's room, and knows none. No server is banned from any.
 type rooms struct {
 	roomserver.RoomserverInternalAPI
 	asked func(ctx context.Context, roomID string)
@@ -72,6 +72,10 @@ func (r *rooms) QueryRoomVersionForRoom(ctx context.Context, roomID string) (gom
 		r.asked(ctx, roomID)
 	}
 	return "", errors.New("no such room")
+}
+
+func (r *rooms) QueryServerBannedFromRoom(context.Context, *roomserver.QueryServerBannedFromRoomRequest, *roomserver.QueryServerBannedFromRoomResponse) error {
+	return nil
 }
 
 // keys are those of the servers that tests send from.

@@ -14,17 +14,18 @@ import (
 // keyCountsKept bounds the memory: at some 500 bytes a user it is 8 MiB.
 const keyCountsKept = 1 << 14
 
-// keyCounts knows how many one-time keys devices have, of which each /sync tells. The host changes them where keys are uploaded or
-// claimed, and where a device ends (userapi/storage/shared/storage.go), and nowhere else.
+// keyCounts knows what each /sync tells of the keys that others may claim of a device: how many one-time keys there are, and what else the
+// host says with that. The host changes them where keys are uploaded or claimed, and where a device ends
+// (userapi/storage/shared/storage.go), and nowhere else.
 type keyCounts struct {
 	mu       sync.Mutex
-	known    *simplelru.LRU[string, map[string]map[string]int] // by user ID, device ID and algorithm
-	underWay map[string]int                                    // changes, by user ID
-	changes  int                                               // that have ended
+	known    *simplelru.LRU[string, map[string]userapi.QueryOneTimeKeysResponse] // by user ID and device ID
+	underWay map[string]int                                                      // changes, by user ID
+	changes  int                                                                 // that have ended
 }
 
 func newKeyCounts() (*keyCounts, error) {
-	known, err := simplelru.NewLRU[string, map[string]map[string]int](keyCountsKept, nil)
+	known, err := simplelru.NewLRU[string, map[string]userapi.QueryOneTimeKeysResponse](keyCountsKept, nil)
 	return &keyCounts{known: known, underWay: make(map[string]int)}, err
 }
 
@@ -48,15 +49,15 @@ func (k *keyCounts) count(userIDs []string, change int) {
 	}
 }
 
-func (k *keyCounts) lookUp(userID, deviceID string) (counts map[string]int, changes int, known bool) {
+func (k *keyCounts) lookUp(userID, deviceID string) (counted userapi.QueryOneTimeKeysResponse, changes int, known bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	devices, _ := k.known.Get(userID)
-	counts, known = devices[deviceID]
-	return counts, k.changes, known
+	counted, known = devices[deviceID]
+	return counted, k.changes, known
 }
 
-func (k *keyCounts) learn(userID, deviceID string, counts map[string]int, changes int) {
+func (k *keyCounts) learn(userID, deviceID string, counted userapi.QueryOneTimeKeysResponse, changes int) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.changes != changes || k.underWay[userID] > 0 {
@@ -64,27 +65,33 @@ func (k *keyCounts) learn(userID, deviceID string, counts map[string]int, change
 	}
 	devices, ok := k.known.Get(userID)
 	if !ok {
-		devices = make(map[string]map[string]int)
+		devices = make(map[string]userapi.QueryOneTimeKeysResponse)
 		k.known.Add(userID, devices)
 	}
-	devices[deviceID] = counts
+	devices[deviceID] = counted
 }
 
-// countedKeys answers with the counts that are known, and asks the host for the others.
+// countedKeys answers with what is known, and asks the host for the rest.
 type countedKeys struct {
 	userapi.UserInternalAPI
 	counts *keyCounts
 }
 
 func (c countedKeys) QueryOneTimeKeys(ctx context.Context, req *userapi.QueryOneTimeKeysRequest, res *userapi.QueryOneTimeKeysResponse) error {
-	counts, changes, known := c.counts.lookUp(req.UserID, req.DeviceID)
+	counted, changes, known := c.counts.lookUp(req.UserID, req.DeviceID)
 	if known {
-		res.Count = userapi.OneTimeKeysCount{UserID: req.UserID, DeviceID: req.DeviceID, KeyCount: maps.Clone(counts)}
+		*res = copyOf(counted)
 		return nil
 	}
 	if err := c.UserInternalAPI.QueryOneTimeKeys(ctx, req, res); err != nil || res.Error != nil {
 		return err
 	}
-	c.counts.learn(req.UserID, req.DeviceID, maps.Clone(res.Count.KeyCount), changes)
+	c.counts.learn(req.UserID, req.DeviceID, copyOf(*res), changes)
 	return nil
+}
+
+// copyOf returns an answer whose counts are its own.
+func copyOf(counted userapi.QueryOneTimeKeysResponse) userapi.QueryOneTimeKeysResponse {
+	counted.Count.KeyCount = maps.Clone(counted.Count.KeyCount)
+	return counted
 }

@@ -125,14 +125,8 @@ func (t *traffic) acts(device, other *userapitypes.Device, room string) map[stri
 			}
 			t.call(device, "PUT", aboutUser+"/account_data/m.ignored_user_list", object{"ignored_users": ignored})
 		},
-		"device keys": func() { t.uploadDeviceKeys(device) },
-		"one-time keys": func() {
-			keys := object{}
-			for range 3 {
-				keys["signed_curve25519:"+t.next()] = object{"key": "k", "signatures": object{}}
-			}
-			t.call(device, "POST", "/keys/upload", object{"one_time_keys": keys})
-		},
+		"device keys":   func() { t.uploadDeviceKeys(device) },
+		"one-time keys": func() { t.uploadKeysToClaim(device) },
 		"claim": func() {
 			t.call(device, "POST", "/keys/claim", object{"one_time_keys": object{other.UserID: object{other.ID: "signed_curve25519"}}})
 		},
@@ -194,4 +188,12 @@ func (t *traffic) typesForAMoment(device *userapitypes.Device, room string) {
 		}
 	}
 	t.Fatalf("the host missed the end of each of %d moments", moments)
+}
+
+func (t *traffic) uploadOneTimeKeys(device *userapitypes.Device) {
+	keys := object{}
+	for range 3 {
+		keys["signed_curve25519:"+t.next()] = object{"key": "k", "signatures": object{}}
+	}
+	t.call(device, "POST", "/keys/upload", object{"one_time_keys": keys})
 }

@@ -91,8 +91,8 @@ func neverBack(response *synctypes.Response, since string) {
 	}
 }
 
-// addKeyCounts adds the counts of one-time keys to the response of a /sync without since. The host
-// leaves them out there alone, and clients take that for no keys at all (client-server API, "Sync
+// addKeyCounts adds what the host knows of the device's one-time keys to the response of a /sync without since. The host
+// leaves it out there alone, and clients take that for no keys at all (client-server API, "Sync
 // extensions for end-to-end encryption").
 func (d *Dendrite) addKeyCounts(ctx context.Context, device *userapi.Device, response *synctypes.Response) {
 	var res userapi.QueryOneTimeKeysResponse
@@ -104,7 +104,7 @@ func (d *Dendrite) addKeyCounts(ctx context.Context, device *userapi.Device, res
 		d.log.WithError(err).WithField("user_id", device.UserID).Warn("to_device: counting one-time keys failed")
 		return
 	}
-	response.DeviceListsOTKCount = res.Count.KeyCount
+	tellKeyCounts(response, &res)
 }
 
 // withSince replaces the to_device position of a since token that is ahead of everything this server
