@@ -21,7 +21,7 @@ var strangeContents = []string{
 	`{"a":1e3,"b":1E3,"c":1e+3,"d":12e-1,"e":-0,"f":-0.0}`,
 	`{"a":9007199254740993,"b":-9223372036854775809,"c":123456789012345678901234567890}`,
 	`{"a":1,"a":2,"b":{"c":1,"c":{"d":2}}}`,
-	`{"a":"x\u0000y","\u0000":1}`,
+	`{"a":"x\u0000y","b":"\u0000"}`,
 	`{"a":"\ud83d\ude00","b":"\u0041\u00e9"}`,
 	`{"a":"\ud800","b":"\udfff x","c":"\ud800\ud800"}`,
 	`{"a":"<script>&amp;</script>","b<>&":"\u003c"}`,
@@ -31,9 +31,14 @@ var strangeContents = []string{
 	` { "a" : [ 1 , { "b" : null } , true ] } `,
 }
 
+// escapedKeys are contents with a key that not every program signs alike.
+var escapedKeys = []string{`{"a":"x","\u0000":1}`, `{"a":[{"b\"c":1,"C":2,"\\":3}]}`, `{"x\":1,\"y":2}`}
+
 // doubtfulContents may be refused when they are for another server, since not every program could read
 // them or check their signature.
-var doubtfulContents = []string{`{"a":1e400}`, `{"a":-1e400}`, `{"a":-0.5}`, `{"a":1e-7}`, `{"a":[1,{"b":-1.25e-7}]}`, `{"a":1e-400}`}
+var doubtfulContents = slices.Concat(escapedKeys, []string{
+	`{"a":1e400}`, `{"a":-1e400}`, `{"a":-0.5}`, `{"a":1e-7}`, `{"a":[1,{"b":-1.25e-7}]}`, `{"a":1e-400}`,
+})
 
 // Whatever the content, the remote finds the signature good, and the content says what it said.
 func TestStrangeContentsToRemote(t *testing.T) {
@@ -106,11 +111,12 @@ func TestStrangeContentsFromRemote(t *testing.T) {
 		here := SharedFederated(t, b)
 		remote := NewFakeRemote(t, here)
 		bob := Register(t, here, "bob")
-		for _, content := range strangeContents {
+		contents := slices.Concat(strangeContents, escapedKeys)
+		for _, content := range contents {
 			remote.MustSend(t, here, unique("txn"), remote.ToDevice(unique("id"), To(json.RawMessage(content), bob)))
 		}
-		events, since := bob.Receive(t, "", len(strangeContents))
-		for i, content := range strangeContents {
+		events, since := bob.Receive(t, "", len(contents))
+		for i, content := range contents {
 			wantSameMeaning(t, events[i].Content, content)
 		}
 		bob.Settle(t, since)

@@ -9,12 +9,38 @@ import (
 	"strings"
 
 	"github.com/matrix-org/gomatrixserverlib"
+
+	"github.com/matrix-org/dendrite/todevicemodule/storage"
 )
 
 // ErrNumber is returned for a content with a number that would not arrive: beyond the range of a
 // double, or one of the fractions that no two implementations of canonical JSON, which has integers
 // alone, write alike.
 var ErrNumber = errors.New("canonical JSON has no such number; send an integer or a string")
+
+// ErrKey is returned for what is the key of an object and has a character in it that JSON escapes. Newer versions of gomatrixserverlib leave the
+// escape out where they sign and verify, and send what they signed: a transaction with such a key would be refused, or say
+// something else than its sender did.
+var ErrKey = errors.New("not every server takes a key or an ID with a quotation mark, a backslash or a control character; send others")
+
+// errUnsigned says that the host would send something else than was stored.
+var errUnsigned = errors.New("the library that signs for this server changes one of the keys")
+
+// isPlain reports whether a key is written without escapes.
+func isPlain(key string) bool {
+	return !strings.ContainsFunc(key, func(r rune) bool { return r < ' ' || r == '"' || r == '\\' })
+}
+
+// canSign returns errUnsigned for an EDU that was stored before Pack refused such keys, or by a server with another library.
+func canSign(e storage.EDU) error {
+	if bytes.IndexByte(e.Content, '\\') < 0 {
+		return nil
+	}
+	if signed, err := gomatrixserverlib.CanonicalJSON(e.Content); err != nil || !bytes.Equal(signed, e.Content) {
+		return errUnsigned
+	}
+	return nil
+}
 
 // canonical returns JSON as every implementation of canonical JSON writes it (appendices, "Canonical
 // JSON"). A transaction is signed over it: one number or key that the receiver would write otherwise has it
@@ -26,7 +52,7 @@ func canonical(raw []byte) ([]byte, error) {
 	if err := decoder.Decode(&value); err != nil {
 		return nil, err
 	}
-	value, err := withCanonicalNumbers(value)
+	value, err := asCanonical(value)
 	if err != nil {
 		return nil, err
 	}
@@ -44,18 +70,21 @@ func encode(value any) ([]byte, error) {
 	return gomatrixserverlib.CompactJSON(buffer.Bytes(), make([]byte, 0, buffer.Len())), nil
 }
 
-func withCanonicalNumbers(value any) (any, error) {
+func asCanonical(value any) (any, error) {
 	var err error
 	switch v := value.(type) {
 	case map[string]any:
 		for key := range v {
-			if v[key], err = withCanonicalNumbers(v[key]); err != nil {
+			if !isPlain(key) {
+				return nil, ErrKey
+			}
+			if v[key], err = asCanonical(v[key]); err != nil {
 				return nil, err
 			}
 		}
 	case []any:
 		for i := range v {
-			if v[i], err = withCanonicalNumbers(v[i]); err != nil {
+			if v[i], err = asCanonical(v[i]); err != nil {
 				return nil, err
 			}
 		}

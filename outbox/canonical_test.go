@@ -70,6 +70,21 @@ func TestCanonicalRefusesNumbersThatWouldNotArrive(t *testing.T) {
 	}
 }
 
+// Only what is a key is left unescaped by some.
+func TestCanonicalRefusesKeysWithEscapes(t *testing.T) {
+	for _, text := range []string{`\"`, `\\`, `\u0000`, `\u001f`, `\n`, `a\u0022b`, `":{},"x`} {
+		text = strings.ReplaceAll(text, `":{},"x`, `\":{},\"x`)
+		for _, in := range []string{`{"` + text + `":1}`, `[{"a":{"` + text + `":{}}}]`} {
+			if got, err := outbox.Canonical([]byte(in)); !errors.Is(err, outbox.ErrKey) {
+				t.Errorf("%s is written %s (%v), want ErrKey", in, got, err)
+			}
+		}
+		if _, err := outbox.Canonical([]byte(`{"a":"` + text + `"}`)); err != nil {
+			t.Errorf("as a value, %s: %v", text, err)
+		}
+	}
+}
+
 func TestCanonicalRefusesWhatIsNoJSON(t *testing.T) {
 	for _, in := range []string{"", "{", `{"a":}`, "nul", "+1", ".5", "1."} {
 		if got, err := outbox.Canonical([]byte(in)); err == nil {

@@ -35,6 +35,9 @@ var Pauses = pauses
 // Canonical is canonical.
 var Canonical = canonical
 
+// IsPlain is isPlain.
+var IsPlain = isPlain
+
 // Remembered returns of how many destinations anything is remembered.
 func (o *Outbox) Remembered() int {
 	o.mu.Lock()

@@ -307,3 +307,23 @@ func TestProxiesRefuseNothing(t *testing.T) {
 		f.wantLine(there, ids)
 	}
 }
+
+// What another version of the module or another library packed is not sent where it would be changed. It holds up nothing.
+func TestWhatCannotBeSignedStandsAside(t *testing.T) {
+	each(t, func(f *fixture) {
+		f.start()
+		changed := edu(there, "changed")
+		changed.Content = []byte(`{"b":"\n","a":1}`) // as no version packs it: any library would sort it
+		f.add(edu(there, "before"), changed, edu(there, "after"))
+		f.must(f.send(typing(1)))
+		f.wantArrived([]string{"before", "after"})
+		f.wantLine(there, nil)
+		aside := f.aside(there)
+		if len(aside) != 1 || aside[0].MessageID != "changed" || !strings.Contains(aside[0].Answer, "signs") || aside[0].Attempts != 1 {
+			t.Errorf("aside: %+v", aside)
+		}
+		if !hostsPartArrived(f) {
+			t.Error("the host's part did not arrive")
+		}
+	})
+}

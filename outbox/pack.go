@@ -33,7 +33,7 @@ type Message struct {
 
 // Pack returns the EDUs that carry a message: for each destination as few as fit maxEDUBytes each, though a
 // single content may exceed it. Their positions are not set. It returns ErrNumber for a content with a
-// number that can't be sent.
+// number that can't be sent, and ErrKey for a key or an ID.
 func Pack(m Message) ([]storage.EDU, error) {
 	type packing struct {
 		destination string
@@ -42,6 +42,9 @@ func Pack(m Message) ([]storage.EDU, error) {
 	targets := make([]packing, len(m.Targets))
 	for i, target := range m.Targets {
 		content, err := canonical(target.Content)
+		if !isPlain(target.UserID) || !isPlain(target.DeviceID) {
+			err = ErrKey
+		}
 		if err != nil {
 			return nil, fmt.Errorf("%w: messages[%q][%q]", err, target.UserID, target.DeviceID)
 		}

@@ -76,9 +76,9 @@ func TestPackNothing(t *testing.T) {
 }
 
 func TestPackKeepsStrangeNames(t *testing.T) {
-	name := "@\"\\<&>\u2028😀:there"
+	name := "@<&>\u2028😀\u007f:there"
 	packed, err := outbox.Pack(outbox.Message{
-		Origin: here, Sender: "@" + name, Type: "\"<type>\u2029\n", Targets: []devices.Target{target(name, "\u0001*\"", `{}`)},
+		Origin: here, Sender: "@" + name, Type: "\"<type>\u2029\n", Targets: []devices.Target{target(name, "<*>\u2029", `{}`)},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -90,7 +90,7 @@ func TestPackKeepsStrangeNames(t *testing.T) {
 	if err = json.Unmarshal(packed[0].Content, &got); err != nil {
 		t.Fatal(err)
 	}
-	if got.Sender != "@"+name || got.Type != "\"<type>\u2029\n" || got.Messages[name]["\u0001*\""] == nil {
+	if got.Sender != "@"+name || got.Type != "\"<type>\u2029\n" || got.Messages[name]["<*>\u2029"] == nil {
 		t.Errorf("packed %s", packed[0].Content)
 	}
 	wantFixpoint(t, packed[0].Content)
@@ -145,6 +145,17 @@ func TestPackNamesTheContentThatCannotBeSent(t *testing.T) {
 	_, err := outbox.Pack(outbox.Message{Targets: []devices.Target{target("@a:there", "A", `{}`), target("@b:there", "B", `{"secret":-0.5}`)}})
 	if !errors.Is(err, outbox.ErrNumber) || !strings.Contains(err.Error(), `["@b:there"]["B"]`) || strings.Contains(err.Error(), "secret") {
 		t.Errorf("the error is %v", err)
+	}
+}
+
+func TestPackNamesTheKeyThatCannotBeSent(t *testing.T) {
+	for _, strange := range []devices.Target{
+		target("@b\"c:there", "B", `{}`), target("@b:there", `B\C`, `{}`), target("@b:there", "\n", `{}`), target("@b:there", "B", `{"a":[{"\u0000":1}]}`),
+	} {
+		_, err := outbox.Pack(outbox.Message{Targets: []devices.Target{target("@a:there", "A", `{}`), strange}})
+		if want := fmt.Sprintf("messages[%q][%q]", strange.UserID, strange.DeviceID); !errors.Is(err, outbox.ErrKey) || !strings.Contains(err.Error(), want) {
+			t.Errorf("the error is %v, want ErrKey for %s", err, want)
+		}
 	}
 }
 

@@ -117,6 +117,9 @@ func (s *session) attempt(part gomatrixserverlib.Transaction, ours []edu) error 
 		t.PDUs = []json.RawMessage{}
 	}
 	for i := range ours {
+		if err := canSign(ours[i]); err != nil {
+			return &refusalError{err}
+		}
 		t.EDUs = append(t.EDUs, asEDU(ours[i]))
 	}
 	t.EDUs = append(t.EDUs, part.EDUs...)
