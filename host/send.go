@@ -85,7 +85,7 @@ type sendRoute struct {
 
 // register has the host authenticate what it authenticates on its own route.
 func (s *sendRoute) register(federation *mux.Router, global *config.Global, keys gomatrixserverlib.JSONVerifier, wakeups *fedrouting.FederationWakeups) {
-	handler := fedrouting.MakeFedAPI("federation_send", global.ServerName, global.IsLocalServerName, keys, wakeups, s.serve)
+	handler := fedrouting.MakeFedAPI("federation_send", global.ServerName, global.IsLocalServerName, exactVerifier{keys}, wakeups, s.serve)
 	federation.Handle("/v1/send/{txnID}", withBoundedBody(s.hold, handler)).Methods(http.MethodPut, http.MethodOptions)
 }
 
