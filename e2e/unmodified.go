@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -31,11 +32,15 @@ func (h Host) unmodified(env string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	dir := filepath.Join(workDir, "unmodified", string(h))
-	install := exec.Command("go", "install", h.dendrite()+"/cmd/dendrite@"+version)
-	install.Env = append(os.Environ(), "GOBIN="+dir)
-	if out, err := install.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("building Dendrite: %w\n%s", err, out)
+	download := exec.Command("go", "mod", "download", "-json", h.dendrite()+"@"+version)
+	out, err := download.Output()
+	if err != nil {
+		return "", fmt.Errorf("fetching Dendrite: %w\n%s", err, out)
 	}
-	return filepath.Join(dir, "dendrite"), nil
+	var module struct{ Dir string }
+	if err = json.Unmarshal(out, &module); err != nil {
+		return "", fmt.Errorf("fetching Dendrite: %w", err)
+	}
+	path := filepath.Join(workDir, "unmodified", string(h))
+	return path, goBuild(module.Dir, "-o", path, "./cmd/dendrite")
 }
