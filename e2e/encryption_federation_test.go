@@ -6,10 +6,15 @@ import "testing"
 
 // The two users are on servers of their own. A device of one is offline while it gets more keys than come in one transaction and in
 // one /sync; when it is back its user compares emojis with the other one. Then each server is killed in the midst of the talk.
-func TestEncryptedTalkAcrossServers(t *testing.T) {
+func TestEncryptedTalkAcrossServers(t *testing.T) { talkAcrossServers(t, underTest) }
+
+// The same between servers of both hosts.
+func TestEncryptedTalkAcrossHosts(t *testing.T) { talkAcrossServers(t, underTest.Other()) }
+
+func talkAcrossServers(t *testing.T, other Host) {
 	onBoth(t, func(t *testing.T, b Backend) {
 		// The host backs off from a server that was away, also with requests for the keys of a new user.
-		here, there := StartPair(t, b, Options{}, Options{})
+		here, there := StartPair(t, b, Options{}, Options{Host: other})
 		room, devices := NewEncryptedRoom(t, here, there, 1)
 		away := devices[3]
 		away.Offline()

@@ -171,16 +171,32 @@ func TestKilledWhileTakingEntriesOfItsOwnNATS(t *testing.T) {
 	})
 }
 
-// Who goes back has an older NATS. It takes what the newer one left in the streams, once and in order, whether the server before
-// it was stopped or killed, and the newer one what the older one left.
+// Who goes back has an older NATS. It takes what the newer one left in the streams, once and in order, and the newer one what the
+// older one left, whether that was stopped or killed.
 func TestStreamsAreReadOnTheWayBack(t *testing.T) {
+	streamsGoThrough(t, Options{Unmodified: true}, Options{})
+}
+
+// The hosts have different versions of NATS.
+func TestStreamsAreReadByTheOtherHost(t *testing.T) {
+	t.Parallel()
+	streamsGoThrough(t, Options{Host: underTest.Other()}, Options{})
+}
+
+func TestStreamsAreReadByTheOtherHostUnmodified(t *testing.T) {
+	t.Parallel()
+	streamsGoThrough(t, Options{Host: underTest.Other(), Unmodified: true}, Options{})
+}
+
+// streamsGoThrough has entries wait in the streams of a server for each of the others, which take turns on its data.
+func streamsGoThrough(t *testing.T, there, back Options) {
 	onBoth(t, func(t *testing.T, b Backend) {
 		s := StartServer(t, b, Options{})
 		alice, bob := Register(t, s, "alice"), Register(t, s, "bob")
 		sinceAlice, since := alice.Settle(t, ""), bob.Settle(t, "")
 		const each = 200
-		for i, o := range []Options{{Unmodified: true}, {}, {Unmodified: true}, {}} {
-			if i < 2 {
+		for i, o := range []Options{there, back, there, back} {
+			if i < 2 || o.Unmodified { // which takes again what NATS did not write down as acknowledged before a kill
 				stop(t, s)
 			} else {
 				kill(t, s)
