@@ -2,7 +2,7 @@ GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 SBOM := github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0
 FUZZTIME ?= 60s
-FUZZERS := ./routing:FuzzRequestBody ./routing:FuzzPath ./admin:FuzzParameters ./host:FuzzSinceToken .:FuzzConfig ./consumers:FuzzInboundEDU ./host:FuzzTransaction ./host:FuzzForVerifying ./wire:FuzzObject
+FUZZERS := ./routing:FuzzRequestBody ./routing:FuzzPath ./admin:FuzzParameters ./host:FuzzSinceToken ./positions:FuzzToken .:FuzzConfig ./consumers:FuzzInboundEDU ./host:FuzzTransaction ./host:FuzzForVerifying ./wire:FuzzObject
 SYNAPSE := e2e/.synapse
 # Whether the server of make torture and the torture itself have the race detector.
 TORTURE_RACE := $(or $(TODEVICE_E2E_RACE),1)
