@@ -25,6 +25,7 @@ import (
 
 	"github.com/matrix-org/dendrite/todevicemodule"
 	"github.com/matrix-org/dendrite/todevicemodule/devices"
+	"github.com/matrix-org/dendrite/todevicemodule/positions"
 	"github.com/matrix-org/dendrite/todevicemodule/types"
 	"github.com/matrix-org/dendrite/todevicemodule/wire"
 	"github.com/matrix-org/dendrite/todevicemodule/writer"
@@ -41,6 +42,7 @@ type Dendrite struct {
 	log    *logrus.Entry
 
 	module     *todevicemodule.Module // nil unless enabled
+	streams    *positions.Registry    // nil unless there are any
 	userAPI    atomic.Pointer[userapi.UserInternalAPI]
 	tokens     *tokenCache
 	keys       *keyCounts

@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"net/http"
+	"net/url"
 
 	"github.com/gorilla/mux"
 	"github.com/matrix-org/dendrite/clientapi/auth"
@@ -12,6 +13,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/matrix-org/util"
 
+	"github.com/matrix-org/dendrite/todevicemodule/positions"
 	"github.com/matrix-org/dendrite/todevicemodule/routing"
 	"github.com/matrix-org/dendrite/todevicemodule/storage"
 	"github.com/matrix-org/dendrite/todevicemodule/types"
@@ -53,30 +55,79 @@ type syncPool interface {
 	OnIncomingSyncRequest(req *http.Request, device *userapi.Device) util.JSONResponse
 }
 
-// serveSync has the host's RequestPool answer, but for a request whose queue could not be read, or whose device was deleted meanwhile: what
-// was read for it may have been sent to the next device of that ID.
+// serveSync has the host's RequestPool answer, beside further streams where there are any.
 func (d *Dendrite) serveSync(req *http.Request, device *userapi.Device, pool syncPool) util.JSONResponse {
-	ctx, failed := withSyncFailure(req.Context())
-	defer failed.cancel()
-	asked := d.withSince(req.WithContext(ctx))
-	res := pool.OnIncomingSyncRequest(asked, device)
-	if err := failed.failure(); err != nil {
+	call := syncCall{req: req, query: req.URL.Query(), device: device, pool: pool}
+	if d.streams.Empty() && !positions.HasParts(call.query.Get("since")) {
+		answer := d.ask(req.Context(), &call)
+		defer answer.failed.cancel()
+		return d.deliver(&call, answer, false)
+	}
+	return d.serveStreams(&call)
+}
+
+// syncCall is a /sync request.
+type syncCall struct {
+	req    *http.Request
+	device *userapi.Device
+	pool   syncPool
+	// query is what the host is to see, and changed that it is not the request's own.
+	query   url.Values
+	changed bool
+}
+
+func (c *syncCall) set(key, value string) {
+	c.query.Set(key, value)
+	c.changed = true
+}
+
+// asked returns the request as the host is to see it.
+func (c *syncCall) asked(ctx context.Context) *http.Request {
+	req := c.req.WithContext(ctx)
+	if c.changed {
+		u := *req.URL
+		u.RawQuery = c.query.Encode()
+		req.URL = &u
+	}
+	return req
+}
+
+// syncAnswer is what the pool answered, before anybody knows whether it can be delivered. failed is to be cancelled after that.
+type syncAnswer struct {
+	res    util.JSONResponse
+	failed *syncFailure
+}
+
+// ask has the pool answer, but that a to_device position of the since token that is ahead of everything this server ever handed out is
+// replaced.
+func (d *Dendrite) ask(ctx context.Context, call *syncCall) syncAnswer {
+	if since, changed := sinceWithin(call.query.Get("since"), d.module.SinceForSync); changed {
+		call.set("since", since)
+	}
+	ctx, failed := withSyncFailure(ctx)
+	return syncAnswer{call.pool.OnIncomingSyncRequest(call.asked(ctx), call.device), failed}
+}
+
+// deliver returns the pool's answer, but for a request whose queue could not be read, or whose device was deleted meanwhile: what
+// was read for it, or for it alone, may have been sent to the next device of that ID.
+func (d *Dendrite) deliver(call *syncCall, answer syncAnswer, private bool) util.JSONResponse {
+	if err := answer.failed.failure(); err != nil {
 		return routing.ErrorResponse(err)
 	}
-	if messages := failed.messages(); len(messages) > 0 {
-		if _, refusal := auth.VerifyUserFromRequest(req, d.rememberedTokens()); refusal != nil {
+	if messages := answer.failed.messages(); len(messages) > 0 || private {
+		if _, refusal := auth.VerifyUserFromRequest(call.req, d.rememberedTokens()); refusal != nil {
 			return *refusal
 		}
-		d.module.HandedOver(types.Device{UserID: device.UserID, DeviceID: device.ID}, messages)
+		d.module.HandedOver(types.Device{UserID: call.device.UserID, DeviceID: call.device.ID}, messages)
 	}
-	if response, ok := res.JSON.(*synctypes.Response); ok {
-		if since := asked.URL.Query().Get("since"); since == "" {
-			d.addKeyCounts(ctx, device, response)
+	if response, ok := answer.res.JSON.(*synctypes.Response); ok {
+		if since := call.query.Get("since"); since == "" {
+			d.addKeyCounts(call.req.Context(), call.device, response)
 		} else {
 			neverBack(response, since)
 		}
 	}
-	return res
+	return answer.res
 }
 
 // neverBack keeps the to_device position of a response from going back behind that of the since token, which may be newer than what the
@@ -103,22 +154,6 @@ func (d *Dendrite) addKeyCounts(ctx context.Context, device *userapi.Device, res
 		return
 	}
 	tellKeyCounts(response, &res)
-}
-
-// withSince replaces the to_device position of a since token that is ahead of everything this server
-// ever handed out.
-func (d *Dendrite) withSince(req *http.Request) *http.Request {
-	query := req.URL.Query()
-	since, changed := sinceWithin(query.Get("since"), d.module.SinceForSync)
-	if !changed {
-		return req
-	}
-	query.Set("since", since)
-	u := *req.URL
-	u.RawQuery = query.Encode()
-	req = req.WithContext(req.Context())
-	req.URL = &u
-	return req
 }
 
 // sinceWithin passes the to_device position of a since token through clamp, and reports whether

@@ -91,12 +91,25 @@ func FuzzSinceToken(f *testing.F) {
 	})
 }
 
-func TestWithSinceKeepsTheRestOfTheRequest(t *testing.T) {
+// poolThatNotes keeps the request that it is asked with.
+type poolThatNotes struct{ asked *http.Request }
+
+func (p *poolThatNotes) OnIncomingSyncRequest(req *http.Request, _ *userapi.Device) util.JSONResponse {
+	p.asked = req
+	return util.JSONResponse{Code: http.StatusOK}
+}
+
+func TestAnotherSinceKeepsTheRestOfTheRequest(t *testing.T) {
 	d := newTestHost(t, &fakeStore{})
 	const path = "/sync?filter=%7B%22a%22%3A1%7D&timeout=30000&since="
+	pool := &poolThatNotes{}
+	serve := func(req *http.Request) *http.Request {
+		d.serveSync(req, &userapi.Device{UserID: "@bob:x", ID: "PHONE"}, pool)
+		return pool.asked
+	}
 	req := httptest.NewRequest(http.MethodGet, path+"s1_2_3_99999999999999999_5_6_7_8_9&full_state=true", nil)
 	original := req.URL.String()
-	got := d.withSince(req)
+	got := serve(req)
 	if since := got.URL.Query().Get("since"); since != "s1_2_3_-4611686018427387904_5_6_7_8_9" {
 		t.Errorf("since became %q", since)
 	}
@@ -108,10 +121,10 @@ func TestWithSinceKeepsTheRestOfTheRequest(t *testing.T) {
 	if req.URL.String() != original {
 		t.Errorf("the client's request was changed to %s", req.URL)
 	}
-	for _, since := range []string{"s1_2_3_50", "", "malformed"} {
+	for _, since := range []string{"s1_2_3_50", "", "malformed", "s1.name-2"} {
 		req = httptest.NewRequest(http.MethodGet, path+since, nil)
-		if d.withSince(req) != req {
-			t.Errorf("a request since %q was changed", since)
+		if got := serve(req); got.URL.String() != req.URL.String() {
+			t.Errorf("a request since %q became %s", since, got.URL)
 		}
 	}
 }
