@@ -247,6 +247,10 @@ type SyncResponse struct {
 		Changed []id.UserID `json:"changed"`
 	} `json:"device_lists"`
 	OneTimeKeys map[string]int `json:"device_one_time_keys_count"`
+	// Announcements is the part of the stream in examples/announcements.
+	Announcements struct {
+		Events []Announcement `json:"events"`
+	} `json:"org.example.announcements"`
 
 	Received time.Time     `json:"-"` // when the last byte was there
 	Elapsed  time.Duration `json:"-"`
@@ -255,10 +259,10 @@ type SyncResponse struct {
 // Events returns the send-to-device messages of the response.
 func (r *SyncResponse) Events() []Event { return r.ToDevice.Events }
 
-// onlyNews tells whether the response has none of the messages, but what else a client is told. A new account has such news: the host
+// onlyNews tells whether the response has none of the messages and announcements, but what else a client is told. A new account has such news: the host
 // announces its push rules and its device some time after the registration.
 func (r *SyncResponse) onlyNews() bool {
-	return len(r.Events()) == 0 && len(r.AccountData.Events)+len(r.DeviceLists.Changed) > 0
+	return len(r.Events())+len(r.Announcements.Events) == 0 && len(r.AccountData.Events)+len(r.DeviceLists.Changed) > 0
 }
 
 // Position returns the to_device part of next_batch.

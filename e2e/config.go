@@ -30,6 +30,8 @@ type Options struct {
 	SendMaxRetries int
 	// Host is what the server is compiled into, if not the host under test.
 	Host Host
+	// Announcements runs a server with the stream of examples/announcements in it.
+	Announcements bool
 	// Unmodified runs Dendrite as it is, without the module compiled in.
 	Unmodified bool
 	// NATS is the URL of a nats-server to use, instead of the one within the process.

@@ -10,11 +10,12 @@ import (
 	"sync"
 )
 
-// The environment variables with the path of a server to test instead of building one: that for the host under test, and that for the
-// other one.
+// The environment variables with the path of a server to test instead of building one: that for the host under test, that for the
+// other one, and that for the host under test with the stream of examples/announcements in it.
 const (
-	envBinary      = "TODEVICE_E2E_BINARY"
-	envOtherBinary = "TODEVICE_E2E_OTHER_BINARY"
+	envBinary        = "TODEVICE_E2E_BINARY"
+	envOtherBinary   = "TODEVICE_E2E_OTHER_BINARY"
+	envAnnouncements = "TODEVICE_E2E_ANNOUNCEMENTS_BINARY"
 )
 
 // binary is the server under test, underTest its host, workDir a directory that lives as long as the program.
@@ -38,15 +39,17 @@ func Prepare(dir string, race bool) (err error) {
 // other returns the path of the server for the other host, which is built for the first test that asks for it.
 var other = sync.OnceValues(func() (string, error) { return underTest.Other().server(envOtherBinary) })
 
-// server builds the server, unless the environment names one.
-func (h Host) server(env string) (string, error) {
+// announcing returns the path of the server with announcements, which is built for the first test that asks for it.
+var announcing = sync.OnceValues(func() (string, error) { return underTest.server(envAnnouncements, "-tags", "announcements") })
+
+// server builds the server with the flags of go build, unless the environment names one.
+func (h Host) server(env string, flags ...string) (string, error) {
 	if given := os.Getenv(env); given != "" {
 		return filepath.Abs(given)
 	}
-	path := filepath.Join(workDir, string(h), "dendrite-todevice")
-	var flags []string
+	path := filepath.Join(workDir, string(h), env, "dendrite-todevice")
 	if withRace {
-		flags = []string{"-race"}
+		flags = append(flags, "-race")
 	}
 	return path, h.build(path, flags...)
 }
@@ -61,6 +64,8 @@ func (o Options) binary() (string, error) {
 		return unmodified()
 	case isOther:
 		return other()
+	case o.Announcements:
+		return announcing()
 	default:
 		return binary, nil
 	}

@@ -101,6 +101,9 @@ func serve(cfg *config.Dendrite, configPath string, flags serverFlags) error {
 		RoomserverAPI: rsAPI,
 		UserAPI:       userAPI,
 	}
+	if err = addStreams(toDevice, processCtx, &monolith, cm, routers); err != nil {
+		return fmt.Errorf("adding further streams to /sync: %w", err)
+	}
 	if err = toDevice.AddAllPublicRoutes(&monolith, processCtx, cfg, routers, cm, &natsInstance, caches, caching.EnableMetrics); err != nil {
 		return err
 	}
