@@ -20,8 +20,8 @@ type Promise struct {
 
 	// configure changes the module's configuration for the check; nil changes nothing.
 	configure func(*todevicemodule.Config)
-	// alone says that the check takes a homeserver of its own, as one that has a configuration of its own does. The others are made one after the
-	// other on the same: each has users of its own, and leaves a homeserver that runs.
+	// alone says that the check takes a homeserver of its own. The others are made one after the other on the same, which is started again where its
+	// configuration is another one: each has users of its own, and leaves a homeserver that runs.
 	alone bool
 	// check returns how the promise was seen broken by the homeserver that runs, or nil.
 	check func(ctx context.Context, tr *trial) error
@@ -55,25 +55,45 @@ type series struct {
 func (s *series) check(ctx context.Context, p Promise) error {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
-	if p.alone || p.configure != nil {
-		tr, err := newTrial(ctx, s.kit, p.configure)
+	if p.alone {
+		tr, err := newTrial(ctx, s.kit, p.config())
 		if err != nil {
 			return err
 		}
 		return errors.Join(p.broken(p.check(ctx, tr)), tr.end(ctx))
 	}
-	if s.shared == nil {
-		var err error
-		if s.shared, err = newTrial(ctx, s.kit, nil); err != nil {
-			return err
-		}
+	if err := s.share(ctx, p.config()); err != nil {
+		return errors.Join(err, s.end(ctx))
 	}
-	s.shared.forget()
 	err := p.broken(p.check(ctx, s.shared))
 	if err != nil || s.shared.server() == nil { // whatever it is in by now
 		err = errors.Join(err, s.end(ctx))
 	}
 	return err
+}
+
+// share has the shared homeserver run with the configuration.
+func (s *series) share(ctx context.Context, config todevicemodule.Config) (err error) {
+	if s.shared == nil {
+		s.shared, err = newTrial(ctx, s.kit, config)
+		return err
+	}
+	s.shared.forget()
+	if s.shared.setup.Config == config {
+		return nil
+	}
+	s.shared.setup.Config = config
+	return s.shared.restart(ctx)
+}
+
+// config returns the module's configuration for the check.
+func (p Promise) config() todevicemodule.Config {
+	config := todevicemodule.DefaultConfig()
+	config.Enabled = true
+	if p.configure != nil {
+		p.configure(&config)
+	}
+	return config
 }
 
 func (p Promise) broken(err error) error {

@@ -30,8 +30,8 @@ type trial struct {
 	names   atomic.Int64
 }
 
-// newTrial starts a new homeserver.
-func newTrial(ctx context.Context, kit Kit, configure func(*todevicemodule.Config)) (*trial, error) {
+// newTrial starts a new homeserver with the configuration of the module.
+func newTrial(ctx context.Context, kit Kit, config todevicemodule.Config) (*trial, error) {
 	if kit.Patience == 0 {
 		kit.Patience = patience
 	}
@@ -42,9 +42,7 @@ func newTrial(ctx context.Context, kit Kit, configure func(*todevicemodule.Confi
 	if tr.setup, err = tr.newSetup(); err != nil {
 		return nil, err
 	}
-	if configure != nil {
-		configure(&tr.setup.Config)
-	}
+	tr.setup.Config = config
 	if err = tr.start(ctx); err != nil {
 		return nil, err
 	}
@@ -62,8 +60,6 @@ func (tr *trial) newSetup() (s Setup, err error) {
 	if s.Database, err = tr.kit.NewDatabase(); err != nil {
 		return s, fmt.Errorf("making a database for the homeserver: %w", err)
 	}
-	s.Config = todevicemodule.DefaultConfig()
-	s.Config.Enabled = true
 	s.Wrap = tr.wrap
 	return s, nil
 }
