@@ -39,8 +39,8 @@ func Promises() []Promise {
 	return all
 }
 
-// Check starts the homeserver of the kit and holds it against the promise. It returns nil or a *BrokenError, and any other error where the
-// check itself could not be carried out, as when the homeserver does not start.
+// Check starts the homeserver of the kit and holds it against the promise. It returns nil, or an error that is a *BrokenError (by errors.As), or
+// another one where the check itself could not be carried out, as when the homeserver does not start.
 func (p Promise) Check(ctx context.Context, kit Kit) error {
 	s := &series{kit: kit}
 	return errors.Join(s.check(ctx, p), s.end(ctx))
