@@ -67,7 +67,7 @@ func localServersAreKnown(_ context.Context, tr *trial) error {
 
 func federationIsTold(_ context.Context, tr *trial) error {
 	if !tr.homeserver().Federates() {
-		return errors.New("Federates says no")
+		return errors.New("the homeserver says by Federates that it does not")
 	}
 	return nil
 }
@@ -132,8 +132,12 @@ func usersOfOthersAreNotLocal(ctx context.Context, tr *trial) error {
 	}
 	localpart := alice.UserID[1 : len(alice.UserID)-len(":"+tr.setup.ServerName)]
 	for _, userID := range []string{"@" + localpart + ":other.example.org", "@" + localpart, localpart, ":" + tr.setup.ServerName, ""} {
-		if got, err := tr.homeserver().UserDevices(ctx, userID); !errors.Is(err, devices.ErrNotLocal) {
-			return fmt.Errorf("UserDevices of %q: want devices.ErrNotLocal, got %q and %v", userID, got, err)
+		got, err := tr.homeserver().UserDevices(ctx, userID)
+		if err == nil {
+			return fmt.Errorf("UserDevices of %q: want devices.ErrNotLocal, got %q", userID, got)
+		}
+		if !errors.Is(err, devices.ErrNotLocal) {
+			return fmt.Errorf("UserDevices of %q: want devices.ErrNotLocal, got %w", userID, err)
 		}
 	}
 	return nil

@@ -48,7 +48,7 @@ func (c *client) waitAt(ctx context.Context, since string) (*poll, error) {
 	if _, err := within(ctx, c.tr, "a /sync is sent", sent); err != nil {
 		return nil, err
 	}
-	_, err := c.sync(ctx, since, 0)
+	_, err := c.sync(ctx, since)
 	return p, err
 }
 

@@ -9,7 +9,7 @@ import (
 )
 
 // checkTimeout bounds what one promise's check may take. Checks wait for what they expect, not for time.
-const checkTimeout = 2 * time.Minute
+const checkTimeout = 5 * time.Minute
 
 // Promise is one promise, and how it is checked.
 type Promise struct {

@@ -50,9 +50,9 @@ func (c *client) trySync(ctx context.Context, since string, timeout time.Duratio
 	return c.do(ctx, http.MethodGet, "/sync?"+query.Encode(), nil)
 }
 
-// sync sends a /sync that has to be granted.
-func (c *client) sync(ctx context.Context, since string, timeout time.Duration) (*response, error) {
-	a, err := c.trySync(ctx, since, timeout)
+// sync sends a /sync that does not wait, and has to be granted.
+func (c *client) sync(ctx context.Context, since string) (*response, error) {
+	a, err := c.trySync(ctx, since, 0)
 	if err != nil {
 		return nil, fmt.Errorf("/sync: %w", err)
 	}
@@ -76,7 +76,7 @@ func (a answer) syncResponse() (*response, error) {
 
 // waiting returns what waits for the device, as a /sync without since shows it.
 func (c *client) waiting(ctx context.Context) ([]event, error) {
-	res, err := c.sync(ctx, "", 0)
+	res, err := c.sync(ctx, "")
 	if err != nil {
 		return nil, err
 	}
@@ -107,7 +107,7 @@ func (c *client) caughtUp(ctx context.Context) (since string, err error) {
 	const several = 5
 	empty := 0
 	err = c.tr.await(ctx, "/sync has nothing more to tell", func() (bool, any, error) {
-		res, err := c.sync(ctx, since, 0)
+		res, err := c.sync(ctx, since)
 		if err != nil {
 			return false, nil, err
 		}
@@ -124,7 +124,7 @@ func (c *client) caughtUp(ctx context.Context) (since string, err error) {
 // receive follows next_batch until it has n messages, or more. It returns them and the token to go on from.
 func (c *client) receive(ctx context.Context, since string, n int) (events []event, next string, err error) {
 	err = c.tr.await(ctx, fmt.Sprintf("%d messages arrive", n), func() (bool, any, error) {
-		res, err := c.sync(ctx, since, 0)
+		res, err := c.sync(ctx, since)
 		if err != nil {
 			return false, nil, err
 		}

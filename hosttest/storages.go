@@ -163,7 +163,7 @@ func aStopLosesNothing(ctx context.Context, tr *trial) error {
 			return err
 		}
 	}
-	if _, err = bob.sync(ctx, since, 0); err != nil { // the acknowledgement
+	if _, err = bob.sync(ctx, since); err != nil { // the acknowledgement
 		return err
 	}
 	err = tr.stop(ctx)

@@ -133,7 +133,7 @@ func sinceAcknowledges(ctx context.Context, tr *trial) error {
 	if err != nil {
 		return err
 	}
-	res, err := bob.sync(ctx, since, 0)
+	res, err := bob.sync(ctx, since)
 	if err != nil {
 		return err
 	}

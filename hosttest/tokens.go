@@ -29,7 +29,7 @@ func positionsAreTheModules(ctx context.Context, tr *trial) error {
 		}
 		since = res.NextBatch
 		tr.forget()
-		if _, err = bob.sync(ctx, since, 0); err != nil {
+		if _, err = bob.sync(ctx, since); err != nil {
 			return err
 		}
 		want := queue[end-1].Position
@@ -64,7 +64,7 @@ func tokensAheadHideNothing(ctx context.Context, tr *trial) error {
 	if err = tr.restart(ctx); err != nil {
 		return err
 	}
-	ahead, err := bob.sync(ctx, "", 0)
+	ahead, err := bob.sync(ctx, "")
 	if err != nil {
 		return err
 	}
