@@ -107,6 +107,14 @@ func (tr *trial) mustTransmit(ctx context.Context, r *remote.Server, txnID strin
 	return a.want(http.StatusOK, "a transaction of another server")
 }
 
+// retransmit has the other server send EDUs that were not accepted until they are, as a server does.
+func (tr *trial) retransmit(ctx context.Context, r *remote.Server, txnID string, edus ...any) error {
+	return tr.await(ctx, "the same transaction is accepted later", func() (bool, any, error) {
+		a, err := tr.transmit(ctx, r, txnID, edus...)
+		return a.Status == http.StatusOK, a, err
+	})
+}
+
 // wantAfter returns an error unless the device gets the messages from first to before end, each once and in order. It tells by one more that the device
 // sends itself: nothing that was stored before can come after it.
 func (tr *trial) wantAfter(ctx context.Context, device *client, first, end int) error {
