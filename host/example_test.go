@@ -44,9 +44,11 @@ func Example() {
 		logrus.WithError(err).Fatal("to_device can't be started")
 	}
 	natsRestarted := toDevice.WatchNATS(processCtx, &natsInstance) // before anything else connects to NATS
-	fsAPI := federationapi.NewInternalAPI(                         // with the client that sends what waits along
-		processCtx, cfg, cm, &natsInstance, toDevice.WrapFederationClient(hostClient), roomserver, caches, nil, false,
+	awaited, ready := host.AwaitRoomserver(roomserver)
+	fsAPI := federationapi.NewInternalAPI( // with the client that sends what waits along
+		processCtx, cfg, cm, &natsInstance, toDevice.WrapFederationClient(hostClient), awaited, caches, nil, false,
 	)
+	ready() // after the roomserver's SetFederationAPI
 	toDevice.UseFederationAPI(fsAPI, &fedrouting.FederationWakeups{FsAPI: fsAPI})
 	monolith.UserAPI = toDevice.WrapUserAPI(hostUserAPI) // and hand this one to everything that takes a user API
 	err = toDevice.AddAllPublicRoutes(&monolith, processCtx, cfg, routers, cm, &natsInstance, caches, caching.EnableMetrics)

@@ -78,14 +78,14 @@ func serve(cfg *config.Dendrite, configPath string, flags serverFlags) error {
 	natsInstance := jetstream.NATSInstance{}
 	natsRestarted := toDevice.WatchNATS(processCtx, &natsInstance)
 	rsAPI := roomserver.NewInternalAPI(processCtx, cfg, cm, &natsInstance, caches, caching.EnableMetrics)
-	awaited := awaitRoomserver(rsAPI)
+	awaited, ready := host.AwaitRoomserver(rsAPI)
 	fsAPI := federationapi.NewInternalAPI(
 		processCtx, cfg, cm, &natsInstance, toDevice.WrapFederationClient(federationClient), awaited, caches, nil, false,
 	)
 	toDevice.UseFederationAPI(fsAPI, &fedrouting.FederationWakeups{FsAPI: fsAPI})
 	keyRing := fsAPI.KeyRing()
 	rsAPI.SetFederationAPI(fsAPI, keyRing)
-	close(awaited.ready)
+	ready()
 	userAPI := toDevice.WrapUserAPI(userapi.NewInternalAPI(
 		processCtx, cfg, cm, &natsInstance, rsAPI, federationClient, caching.EnableMetrics, fsAPI.IsBlacklistedOrBackingOff,
 	))

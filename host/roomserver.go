@@ -1,4 +1,4 @@
-package main
+package host
 
 import (
 	"context"
@@ -14,8 +14,11 @@ type awaitedRoomserver struct {
 	ready chan struct{} // closed once SetFederationAPI has returned
 }
 
-func awaitRoomserver(of api.FederationRoomserverAPI) *awaitedRoomserver {
-	return &awaitedRoomserver{of, make(chan struct{})}
+// AwaitRoomserver returns the room server for federationapi.NewInternalAPI, whose consumers ask it before it has answers: they
+// wait until ready is called, once, after the room server's SetFederationAPI has returned.
+func AwaitRoomserver(of api.FederationRoomserverAPI) (awaited api.FederationRoomserverAPI, ready func()) {
+	r := &awaitedRoomserver{of, make(chan struct{})}
+	return r, func() { close(r.ready) }
 }
 
 func (r *awaitedRoomserver) wait(ctx context.Context) error {
