@@ -4,150 +4,190 @@ package host
 
 import (
 	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/tls"
+	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
-	"net/http/httptest"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
-	"github.com/element-hq/dendrite/appservice"
-	"github.com/element-hq/dendrite/federationapi"
-	fedrouting "github.com/element-hq/dendrite/federationapi/routing"
 	"github.com/element-hq/dendrite/internal/caching"
 	"github.com/element-hq/dendrite/internal/httputil"
 	"github.com/element-hq/dendrite/internal/sqlutil"
-	"github.com/element-hq/dendrite/roomserver"
-	"github.com/element-hq/dendrite/setup"
-	"github.com/element-hq/dendrite/setup/base"
 	"github.com/element-hq/dendrite/setup/config"
 	"github.com/element-hq/dendrite/setup/jetstream"
 	"github.com/element-hq/dendrite/setup/process"
-	"github.com/element-hq/dendrite/userapi"
 	"github.com/gorilla/mux"
-	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/sirupsen/logrus"
 
 	"github.com/matrix-org/dendrite/todevicemodule/hosttest"
 	"github.com/matrix-org/dendrite/todevicemodule/hosttest/pgtest"
+	"github.com/matrix-org/dendrite/todevicemodule/hosttest/remote"
 )
 
 func TestDendriteKeepsTheContract(t *testing.T) {
 	logrus.SetOutput(io.Discard)
 	t.Cleanup(func() { logrus.SetOutput(os.Stderr) })
-	kit := func(t *testing.T) hosttest.Kit {
-		return hosttest.Kit{Start: startDendrite, TempDir: func() (string, error) { return t.TempDir(), nil }}
+	for backend, newDatabase := range map[string]func(t *testing.T) string{
+		"postgres": func(t *testing.T) string { return pgtest.NewDatabase(t) },
+		"sqlite":   func(t *testing.T) string { return "file:" + filepath.Join(t.TempDir(), "syncapi.db") },
+	} {
+		t.Run(backend, func(t *testing.T) {
+			hosttest.Test(t, hosttest.Kit{
+				Start:       startDendrite,
+				NewDatabase: func() (string, error) { return newDatabase(t), nil },
+				TempDir:     func() (string, error) { return t.TempDir(), nil },
+			})
+		})
 	}
-	t.Run("postgres", func(t *testing.T) {
-		k := kit(t)
-		k.NewDatabase = func() (string, error) { return pgtest.NewDatabase(t), nil }
-		hosttest.Test(t, k)
-	})
-	t.Run("sqlite", func(t *testing.T) {
-		k := kit(t)
-		k.NewDatabase = func() (string, error) { return "file:" + filepath.Join(t.TempDir(), "syncapi.db"), nil }
-		hosttest.Test(t, k)
-	})
 }
 
-// startDendrite is hosttest.Start: Dendrite in this process, assembled as cmd/dendrite-todevice does.
-func startDendrite(_ context.Context, s hosttest.Setup) (*hosttest.Server, error) {
-	cfg, err := dendriteConfig(s)
+// running is Dendrite in this process, behind listeners of its own.
+type running struct {
+	*Dendrite
+	process *process.ProcessContext
+	servers []*http.Server
+	served  sync.WaitGroup
+}
+
+// startDendrite is hosttest.Start.
+func startDendrite(_ context.Context, s hosttest.Setup) (_ *hosttest.Server, err error) {
+	cfg, err := loadConfig(s)
 	if err != nil {
 		return nil, err
 	}
-	processCtx := process.NewProcessContext()
-	stop := func() {
-		processCtx.ShutdownDendrite()
-		processCtx.WaitForComponentsToFinish()
-	}
-	cm := sqlutil.NewConnectionManager(processCtx, cfg.Global.DatabaseOptions)
-	d, err := start(processCtx, cfg, s.Config, cm, nil, s.Wrap)
-	if err != nil {
-		stop()
+	r := &running{process: process.NewProcessContext()}
+	r.process.ComponentStarted() // the host's components count themselves in while others wait for the count
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, r.end())
+		}
+	}()
+	cm := sqlutil.NewConnectionManager(r.process, cfg.Global.DatabaseOptions)
+	if r.Dendrite, err = start(r.process, cfg, s.Config, cm, nil, s.Wrap); err != nil {
 		return nil, err
 	}
-	routers := httputil.NewRouters()
+	natsInstance, routers := &jetstream.NATSInstance{}, httputil.NewRouters()
 	caches := caching.NewRistrettoCache(cfg.Global.Cache.EstimatedMaxSize, cfg.Global.Cache.MaxAge, caching.DisableMetrics)
-	natsInstance := &jetstream.NATSInstance{}
-	fedClient := base.CreateFederationClient(cfg, nil)
-	rsAPI := roomserver.NewInternalAPI(processCtx, cfg, cm, natsInstance, caches, caching.DisableMetrics)
-	fsAPI := federationapi.NewInternalAPI(processCtx, cfg, cm, natsInstance, d.WrapFederationClient(fedClient), rsAPI, caches, nil, false)
-	d.UseFederationAPI(fsAPI, &fedrouting.FederationWakeups{FsAPI: fsAPI})
-	rsAPI.SetFederationAPI(fsAPI, fsAPI.KeyRing())
-	userAPI := d.WrapUserAPI(userapi.NewInternalAPI(
-		processCtx, cfg, cm, natsInstance, rsAPI, fedClient, caching.DisableMetrics, fsAPI.IsBlacklistedOrBackingOff,
-	))
-	asAPI := appservice.NewInternalAPI(processCtx, cfg, natsInstance, userAPI, rsAPI)
-	rsAPI.SetAppserviceAPI(asAPI)
-	rsAPI.SetUserAPI(userAPI)
-	monolith := setup.Monolith{
-		Config: cfg, Client: base.CreateClient(cfg, nil), FedClient: fedClient, KeyRing: fsAPI.KeyRing(),
-		AppserviceAPI: asAPI, FederationAPI: fsAPI, RoomserverAPI: rsAPI, UserAPI: userAPI,
-	}
-	if err = d.AddAllPublicRoutes(&monolith, processCtx, cfg, routers, cm, natsInstance, caches, caching.DisableMetrics); err != nil {
-		d.Stop()
-		stop()
+	m := r.components(r.process, cm, natsInstance, caches)
+	if err = r.AddAllPublicRoutes(&m, r.process, cfg, routers, cm, natsInstance, caches, caching.DisableMetrics); err != nil {
 		return nil, err
 	}
-	_, port, err := net.SplitHostPort(s.ServerName)
+	clients, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
-	listener, err := net.Listen("tcp", "localhost:"+port)
+	r.serve(clients, routers)
+	federation, err := listenTLS(s.ServerName)
 	if err != nil {
 		return nil, err
 	}
-	handler := mux.NewRouter().SkipClean(true).UseEncodedPath()
-	handler.PathPrefix(httputil.PublicClientPathPrefix).Handler(routers.Client)
-	handler.PathPrefix(httputil.PublicKeyPathPrefix).Handler(routers.Keys)
-	handler.PathPrefix(httputil.PublicFederationPathPrefix).Handler(routers.Federation)
-	clients, federation := httptest.NewServer(handler), httptest.NewUnstartedServer(handler)
-	_ = federation.Listener.Close()
-	federation.Listener = listener
-	federation.StartTLS()
+	r.serve(federation, routers)
 	return &hosttest.Server{
-		ClientURL: clients.URL, FederationURL: federation.URL, Module: d.module,
-		Stop: func(context.Context) error {
-			d.Stop()
-			clients.CloseClientConnections()
-			federation.CloseClientConnections()
-			clients.Close()
-			federation.Close()
-			stop()
-			return nil
-		},
+		ClientURL: "http://" + clients.Addr().String(), FederationURL: "https://" + s.ServerName, Module: r.module,
+		Stop: func(context.Context) error { return r.end() },
 	}, nil
 }
 
-func dendriteConfig(s hosttest.Setup) (*config.Dendrite, error) {
-	cfg := &config.Dendrite{}
-	cfg.Defaults(config.DefaultOpts{Generate: true, SingleDatabase: true})
-	cfg.Global.ServerName = spec.ServerName(s.ServerName)
-	cfg.Global.JetStream.StoragePath, cfg.Global.JetStream.NoLog = config.Path(filepath.Join(s.Dir, "jetstream")), true
-	cfg.Global.Presence.EnableInbound, cfg.Global.Presence.EnableOutbound = false, false
-	cfg.ClientAPI.RateLimiting.Enabled = false
-	cfg.ClientAPI.RegistrationDisabled, cfg.ClientAPI.GuestsDisabled = false, false
-	cfg.FederationAPI.DisableTLSValidation = true
-	cfg.SyncAPI.Fulltext.Enabled = false
-	cfg.UserAPI.BCryptCost = 4
-	cfg.MediaAPI.BasePath, cfg.MediaAPI.AbsBasePath = config.Path(s.Dir), config.Path(s.Dir)
-	if err := cfg.Derive(); err != nil {
-		return nil, fmt.Errorf("deriving the configuration: %w", err)
+func listenTLS(address string) (net.Listener, error) {
+	certificate, key, err := remote.NewCertificate()
+	if err != nil {
+		return nil, err
 	}
+	pair, err := tls.X509KeyPair(certificate, key)
+	if err != nil {
+		return nil, err
+	}
+	return tls.Listen("tcp", address, &tls.Config{Certificates: []tls.Certificate{pair}})
+}
+
+// serve serves what base.SetupAndServeHTTP does to clients and to other servers.
+func (r *running) serve(listener net.Listener, routers httputil.Routers) {
+	paths := mux.NewRouter().SkipClean(true).UseEncodedPath()
+	paths.PathPrefix(httputil.PublicClientPathPrefix).Handler(routers.Client)
+	paths.PathPrefix(httputil.PublicKeyPathPrefix).Handler(routers.Keys)
+	paths.PathPrefix(httputil.PublicFederationPathPrefix).Handler(routers.Federation)
+	server := &http.Server{Handler: paths, ErrorLog: log.New(io.Discard, "", 0)} // of connections that remotes give up
+	r.servers = append(r.servers, server)
+	r.served.Go(func() { _ = server.Serve(listener) }) // it ends with the server
+}
+
+// end ends the host in the order of the command.
+func (r *running) end() (err error) {
+	if r.Dendrite != nil {
+		r.Stop()
+	}
+	for _, server := range r.servers {
+		err = errors.Join(err, server.Close())
+	}
+	r.served.Wait()
+	r.process.ShutdownDendrite()
+	r.process.ComponentFinished()
+	r.process.WaitForComponentsToFinish()
+	return err
+}
+
+// loadConfig writes a dendrite.yaml, and the signing key that outlives a restart, and has the host read it.
+func loadConfig(s hosttest.Setup) (*config.Dendrite, error) {
+	path := func(name string) string { return filepath.Join(s.Dir, name) }
+	if err := writeSigningKey(path("matrix_key.pem")); err != nil {
+		return nil, err
+	}
+	yaml := fmt.Sprintf(`
+version: 2
+global:
+  server_name: %q
+  private_key: %q
+  jetstream: {storage_path: %q}
+  cache: {max_size_estimated: 16mb}
+client_api:
+  registration_disabled: false
+  guests_disabled: false
+  rate_limiting: {enabled: false}
+# Newer versions leave servers on this machine alone otherwise.
+federation_api: {key_perspectives: [], disable_tls_validation: true, allow_networks: [], deny_networks: []}
+media_api: {base_path: %q}
+sync_api: {search: {enabled: false}}
+user_api: {bcrypt_cost: 4}
+`, s.ServerName, path("matrix_key.pem"), path("jetstream"), path("media"))
+	if err := os.WriteFile(path("dendrite.yaml"), []byte(yaml), 0o600); err != nil {
+		return nil, err
+	}
+	cfg, err := config.Load(path("dendrite.yaml"))
+	if err != nil {
+		return nil, err
+	}
+	cfg.Global.JetStream.NoLog = true
 	if !strings.HasPrefix(s.Database, "file:") {
-		cfg.Global.DatabaseOptions = config.DatabaseOptions{ConnectionString: config.DataSource(s.Database), MaxOpenConnections: 20, MaxIdleConnections: 10}
+		cfg.Global.DatabaseOptions = config.DatabaseOptions{
+			ConnectionString: config.DataSource(s.Database), MaxOpenConnections: 40, MaxIdleConnections: 10,
+		}
 		return cfg, nil
 	}
-	for component, options := range map[string]*config.DatabaseOptions{
-		"federationapi": &cfg.FederationAPI.Database, "keyserver": &cfg.KeyServer.Database, "mscs": &cfg.MSCs.Database,
-		"roomserver": &cfg.RoomServer.Database, "relayapi": &cfg.RelayAPI.Database,
-		"userapi": &cfg.UserAPI.AccountDatabase, "mediaapi": &cfg.MediaAPI.Database,
-	} {
-		*options = config.DatabaseOptions{ConnectionString: config.DataSource("file:" + filepath.Join(s.Dir, component+".db"))}
-	}
-	cfg.SyncAPI.Database = config.DatabaseOptions{ConnectionString: config.DataSource(s.Database)}
+	separateDatabases(cfg, s.Dir)
+	cfg.SyncAPI.Database.ConnectionString = config.DataSource(s.Database)
 	return cfg, nil
+}
+
+// writeSigningKey writes a key unless there is one.
+func writeSigningKey(path string) error {
+	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	seed := make([]byte, ed25519.SeedSize)
+	if _, err := rand.Read(seed); err != nil {
+		return err
+	}
+	return os.WriteFile(path, pem.EncodeToMemory(&pem.Block{
+		Type: "MATRIX PRIVATE KEY", Headers: map[string]string{"Key-ID": "ed25519:hosttest"}, Bytes: seed,
+	}), 0o600)
 }

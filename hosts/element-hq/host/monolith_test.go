@@ -59,15 +59,20 @@ func onBothMonoliths(t *testing.T, test func(m *monolith)) {
 	})
 	t.Run("sqlite", func(t *testing.T) {
 		test(newMonolith(t, func(cfg *config.Dendrite) {
-			for component, options := range map[string]*config.DatabaseOptions{
-				"federationapi": &cfg.FederationAPI.Database, "keyserver": &cfg.KeyServer.Database, "mscs": &cfg.MSCs.Database,
-				"roomserver": &cfg.RoomServer.Database, "syncapi": &cfg.SyncAPI.Database, "relayapi": &cfg.RelayAPI.Database,
-				"userapi": &cfg.UserAPI.AccountDatabase, "mediaapi": &cfg.MediaAPI.Database,
-			} {
-				*options = config.DatabaseOptions{ConnectionString: config.DataSource("file:" + filepath.Join(t.TempDir(), component+".db"))}
-			}
+			separateDatabases(cfg, t.TempDir())
 		}))
 	})
+}
+
+// separateDatabases gives each component a file of its own.
+func separateDatabases(cfg *config.Dendrite, dir string) {
+	for component, options := range map[string]*config.DatabaseOptions{
+		"federationapi": &cfg.FederationAPI.Database, "keyserver": &cfg.KeyServer.Database, "mscs": &cfg.MSCs.Database,
+		"roomserver": &cfg.RoomServer.Database, "syncapi": &cfg.SyncAPI.Database, "relayapi": &cfg.RelayAPI.Database,
+		"userapi": &cfg.UserAPI.AccountDatabase, "mediaapi": &cfg.MediaAPI.Database,
+	} {
+		*options = config.DatabaseOptions{ConnectionString: config.DataSource("file:" + filepath.Join(dir, component+".db"))}
+	}
 }
 
 func newMonolith(t *testing.T, databases func(*config.Dendrite)) *monolith {
@@ -105,28 +110,15 @@ func newMonolith(t *testing.T, databases func(*config.Dendrite)) *monolith {
 	})
 
 	natsInstance := &jetstream.NATSInstance{}
-	fedClient := base.CreateFederationClient(cfg, nil)
-	rsAPI := roomserver.NewInternalAPI(processCtx, cfg, cm, natsInstance, m.caches, caching.DisableMetrics)
-	fsAPI := federationapi.NewInternalAPI(processCtx, cfg, cm, natsInstance, d.WrapFederationClient(fedClient), rsAPI, m.caches, nil, false)
-	d.UseFederationAPI(fsAPI, &fedrouting.FederationWakeups{FsAPI: fsAPI})
-	rsAPI.SetFederationAPI(fsAPI, fsAPI.KeyRing())
-	userAPI := d.WrapUserAPI(userapi.NewInternalAPI(
-		processCtx, cfg, cm, natsInstance, rsAPI, fedClient, caching.DisableMetrics, fsAPI.IsBlacklistedOrBackingOff,
-	))
-	asAPI := appservice.NewInternalAPI(processCtx, cfg, natsInstance, userAPI, rsAPI)
-	rsAPI.SetAppserviceAPI(asAPI)
-	rsAPI.SetUserAPI(userAPI)
-	m.Monolith = setup.Monolith{
-		Config: cfg, Client: base.CreateClient(cfg, nil), FedClient: fedClient, KeyRing: fsAPI.KeyRing(),
-		AppserviceAPI: asAPI, FederationAPI: fsAPI, RoomserverAPI: rsAPI, UserAPI: userAPI,
-	}
+	m.Monolith = d.components(processCtx, cm, natsInstance, m.caches)
 
 	m.js, _ = natsInstance.Prepare(processCtx, &cfg.Global.JetStream)
 	d.jetStream.Store(&m.js)
 	d.addSendToDeviceRoute(m.routers.Client)
 	syncRoute := newSyncRoute(m.routers.Client)
 	clientapi.AddPublicRoutes(
-		processCtx, m.routers, cfg, natsInstance, fedClient, rsAPI, asAPI, transactions.New(), fsAPI, userAPI, userAPI, nil, caching.DisableMetrics,
+		processCtx, m.routers, cfg, natsInstance, m.FedClient, m.RoomserverAPI, m.AppserviceAPI, transactions.New(), m.FederationAPI, m.UserAPI,
+		m.UserAPI, nil, caching.DisableMetrics,
 	)
 	if m.sync, err = d.newSyncAPI(&m.Monolith, processCtx, cfg, cm, m.caches); err != nil {
 		t.Fatal(err)
@@ -135,6 +127,29 @@ func newMonolith(t *testing.T, databases func(*config.Dendrite)) *monolith {
 		t.Fatal(err)
 	}
 	return m
+}
+
+// components makes Dendrite's components as cmd/dendrite-todevice does, with the module in them.
+func (d *Dendrite) components(
+	processCtx *process.ProcessContext, cm *sqlutil.Connections, natsInstance *jetstream.NATSInstance, caches *caching.Caches,
+) setup.Monolith {
+	cfg, fedClient := d.config, base.CreateFederationClient(d.config, nil)
+	rsAPI := roomserver.NewInternalAPI(processCtx, cfg, cm, natsInstance, caches, caching.DisableMetrics)
+	awaited, ready := AwaitRoomserver(rsAPI)
+	fsAPI := federationapi.NewInternalAPI(processCtx, cfg, cm, natsInstance, d.WrapFederationClient(fedClient), awaited, caches, nil, false)
+	d.UseFederationAPI(fsAPI, &fedrouting.FederationWakeups{FsAPI: fsAPI})
+	rsAPI.SetFederationAPI(fsAPI, fsAPI.KeyRing())
+	ready()
+	userAPI := d.WrapUserAPI(userapi.NewInternalAPI(
+		processCtx, cfg, cm, natsInstance, rsAPI, fedClient, caching.DisableMetrics, fsAPI.IsBlacklistedOrBackingOff,
+	))
+	asAPI := appservice.NewInternalAPI(processCtx, cfg, natsInstance, userAPI, rsAPI)
+	rsAPI.SetAppserviceAPI(asAPI)
+	rsAPI.SetUserAPI(userAPI)
+	return setup.Monolith{
+		Config: cfg, Client: base.CreateClient(cfg, nil), FedClient: fedClient, KeyRing: fsAPI.KeyRing(),
+		AppserviceAPI: asAPI, FederationAPI: fsAPI, RoomserverAPI: rsAPI, UserAPI: userAPI,
+	}
 }
 
 // newDevice returns a device of @name:test, with the account if there is none yet.
