@@ -30,9 +30,11 @@ func (d *Dendrite) WatchNATS(processContext *process.ProcessContext, natsInstanc
 		default:
 		}
 	}
-	// The host gives up after 60 attempts, and its consumers end the process half way through whatever they do.
+	// v0.13.8 gives up after 60 attempts, and its consumers end the process half way through whatever they do. v0.15.2 tries for ever, but
+	// every ten seconds alone.
 	conn.Opts.MaxReconnect = -1
+	conn.Opts.ReconnectWait = nats.DefaultReconnectWait
 	conn.SetClosedHandler(tell)
-	conn.SetReconnectHandler(tell) // takes the connection's lock, behind which the new limit is seen
+	conn.SetReconnectHandler(tell) // takes the connection's lock, behind which what is new is seen
 	return restarted
 }
