@@ -1,4 +1,5 @@
 # An image of dendrite-todevice, from the checkout alone: docker build -t dendrite-todevice .
+# For element-hq/dendrite: docker build --build-arg HOST=element-hq -t dendrite-todevice .
 #
 # Without cgo: the binary needs nothing beside itself, so the image has no shell, no libraries and nothing to keep up to
 # date. SQLite then runs on a driver that is translated to Go, which is slower; with PostgreSQL nothing changes.
@@ -9,8 +10,10 @@ RUN go mod download
 COPY . .
 # As scripts/release does: the same bytes, with --build-arg VERSION=$(git describe --tags --always --abbrev=12).
 ARG VERSION=image
-RUN CGO_ENABLED=0 go build -trimpath -buildvcs=false \
-    -ldflags "-s -w -buildid= -X github.com/matrix-org/dendrite/internal.build=todevice.$VERSION" \
+ARG HOST=matrix-org
+RUN dir=.; [ "$HOST" = matrix-org ] || dir=hosts/$HOST; \
+    CGO_ENABLED=0 go build -C "$dir" -trimpath -buildvcs=false \
+    -ldflags "-s -w -buildid= -X github.com/$HOST/dendrite/internal.build=todevice.$VERSION" \
     -o /image/usr/bin/dendrite-todevice ./cmd/dendrite-todevice
 # The certificates are for talking to other servers. /tmp is for SQLite, and for media that are being received.
 RUN install -D -m 644 /etc/ssl/certs/ca-certificates.crt /image/etc/ssl/certs/ca-certificates.crt \

@@ -10,7 +10,8 @@ MODULES := e2e/js/node_modules
 # Clients that encrypt in Go: without the tag they need libolm.
 OLM := goolm
 
-# The homeserver that the module is compiled into: matrix-org or element-hq.
+# The homeserver that the module is compiled into: matrix-org or element-hq. Those to test on are both where none is named.
+HOSTS := $(or $(HOST),matrix-org element-hq)
 HOST ?= matrix-org
 HOSTDIR := $(if $(filter matrix-org,$(HOST)),.,hosts/$(HOST))
 export TODEVICE_E2E_HOST := $(HOST)
@@ -47,14 +48,21 @@ $(MODULES)/.package-lock.json: e2e/js/package.json e2e/js/package-lock.json
 	touch $@
 
 .PHONY: test
-test: synapse js ## Run every test: units, both databases, with and without cgo, end to end
+test: synapse js ## Run every test: units, both databases, with and without cgo, end to end, on both hosts or HOST
 	./scripts/go-test ./...
 	CGO_ENABLED=0 ./scripts/go-test ./storage/...
-	cd e2e && ../scripts/go-test -tags $(OLM) -timeout 30m ./...
+	$(if $(filter element-hq,$(HOSTS)),cd hosts/element-hq && ../../scripts/go-test ./...)
+	$(MAKE) --no-print-directory -j $(words $(HOSTS)) -O $(HOSTS:%=test-on-%)
+
+# They wait more than they work, so both hosts are tested at once.
+.PHONY: $(HOSTS:%=test-on-%)
+$(HOSTS:%=test-on-%): test-on-%:
+	cd e2e && TODEVICE_E2E_HOST=$* ../scripts/go-test -tags $(OLM) -timeout 40m ./...
 
 .PHONY: race
-race: ## Run the tests of the module with the race detector, three times
+race: ## Run the tests of the module with the race detector, three times, and those of both hosts or HOST
 	./scripts/go-test -race -count=3 -timeout 30m ./...
+	$(if $(filter element-hq,$(HOSTS)),cd hosts/element-hq && ../../scripts/go-test -race -count=3 -timeout 30m ./...)
 
 .PHONY: e2e
 e2e: synapse js ## Run the end-to-end tests alone, against a server with the race detector
@@ -103,6 +111,7 @@ million: ## Take over and give back a million waiting messages, on each database
 .PHONY: lint
 lint: ## Run go vet and golangci-lint
 	go vet ./... && go run $(GOLANGCI_LINT) run ./...
+	cd hosts/element-hq && go vet ./...
 	cd e2e && go vet -tags $(OLM) ./... && go run $(GOLANGCI_LINT) run --build-tags $(OLM) --config ../.golangci.yml ./...
 
 .PHONY: vulncheck
@@ -110,9 +119,9 @@ vulncheck: ## Look for known faults in what is compiled in; VULNDB names a copy 
 	GOVULNCHECK=$(GOVULNCHECK) ./scripts/vulncheck
 
 .PHONY: release
-release: ## Build the binaries of a release into dist, or those of TARGETS, with what is in them and checksums
-	SBOM=$(SBOM) ./scripts/release
+release: ## Build the binaries of a release into dist, or those of TARGETS, for HOST, with what is in them and checksums
+	SBOM=$(SBOM) HOST=$(HOST) ./scripts/release
 
 .PHONY: release-check
 release-check: ## Build what is committed twice, in two directories, and compare; COLD=1 with an empty cache the second time
-	SBOM=$(SBOM) ./scripts/release-check
+	SBOM=$(SBOM) HOST=$(HOST) ./scripts/release-check

@@ -300,10 +300,16 @@ func TestDisabledSectionHasNoFaults(t *testing.T) {
 	}
 }
 
-// TestHostsSample takes the dendrite.yaml that the host ships, which has anchors, comments and every
+// TestHostsSample takes the dendrite.yaml that each host ships, which has anchors, comments and every
 // section of its own.
 func TestHostsSample(t *testing.T) {
-	sample := hostsSample(t)
+	for host, dir := range map[string]string{"github.com/matrix-org/dendrite": ".", "github.com/element-hq/dendrite": "hosts/element-hq"} {
+		t.Run(host, func(t *testing.T) { testHostsSample(t, hostsSample(t, dir, host)) })
+	}
+}
+
+func testHostsSample(t *testing.T, sample string) {
+	t.Helper()
 	if config := parse(t, sample); config != todevicemodule.DefaultConfig() {
 		t.Errorf("without a section the configuration is %+v", config)
 	}
@@ -316,13 +322,16 @@ func TestHostsSample(t *testing.T) {
 	}
 }
 
-func hostsSample(t testing.TB) string {
+// hostsSample returns the sample of a host, of the version that the module in dir asks for.
+func hostsSample(t testing.TB, dir, host string) string {
 	t.Helper()
-	dir, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/matrix-org/dendrite").Output()
+	list := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", host)
+	list.Dir = dir
+	there, err := list.Output()
 	if err != nil {
 		t.Fatal(err)
 	}
-	sample, err := os.ReadFile(filepath.Join(strings.TrimSpace(string(dir)), "dendrite-sample.yaml"))
+	sample, err := os.ReadFile(filepath.Join(strings.TrimSpace(string(there)), "dendrite-sample.yaml"))
 	if err != nil {
 		t.Fatal(err)
 	}

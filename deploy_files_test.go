@@ -114,7 +114,7 @@ func TestDockerfile(t *testing.T) {
 		t.Errorf("the image is built by %v, and started by %v", built, started)
 	}
 	// The image holds the file of a release.
-	if want, _, _ := strings.Cut(command("scripts/release"), " -o "); flags != strings.ReplaceAll(want, "$version", "$VERSION") {
+	if want, _, _ := strings.Cut(command("scripts/release"), " -o "); flags != strings.NewReplacer("$version", "$VERSION", "$host", "$HOST").Replace(want) {
 		t.Errorf("the image is built with %s, a release with %s", flags, want)
 	}
 	wantFlagsOf(t, "Dockerfile", regexp.MustCompile(`(?m)^CMD .*$`).FindString(text))
