@@ -124,7 +124,8 @@ func (b *bench) measure(ctx context.Context) (results []*result, err error) {
 func (b *bench) publish(results []*result, stdout io.Writer) error {
 	r := b.report(results)
 	m := r.Machine
-	fmt.Fprintf(stdout, "%s, %d cores, %s, Linux %s, %s, PostgreSQL %s, Dendrite %s, commit %s\n", m.CPU, m.Cores, m.Memory, m.Kernel, m.Go, m.PostgreSQL, m.Dendrite, m.Commit)
+	fmt.Fprintf(stdout, "%s, %d cores, %s, Linux %s, %s, PostgreSQL %s, %s/dendrite %s, commit %s\n",
+		m.CPU, m.Cores, m.Memory, m.Kernel, m.Go, m.PostgreSQL, m.Host, m.Dendrite, m.Commit)
 	fmt.Fprintf(stdout, "on all sides: PostgreSQL max_open_conns %d, max_idle_conns %d, log level %s, contents of %d bytes; %s\n\n",
 		e2e.MaxOpenConns, maxIdleConns, logLevel, contentBytes, r.Took)
 	err := writeTable(stdout, results, b.withSynapse)
