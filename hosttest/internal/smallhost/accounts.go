@@ -29,6 +29,7 @@ type state struct {
 
 type user struct {
 	Password    string
+	Guest       bool
 	Deactivated bool
 	Devices     map[string]string // access tokens by device ID
 }

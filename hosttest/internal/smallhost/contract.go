@@ -3,48 +3,19 @@ package smallhost
 import (
 	"context"
 	"database/sql"
-	"encoding/json"
-	"net/http"
 	"strings"
-
-	"github.com/matrix-org/gomatrixserverlib"
-	"github.com/matrix-org/util"
 
 	"github.com/matrix-org/dendrite/todevicemodule"
 	"github.com/matrix-org/dendrite/todevicemodule/devices"
-	"github.com/matrix-org/dendrite/todevicemodule/outbox"
 	"github.com/matrix-org/dendrite/todevicemodule/storage"
 	"github.com/matrix-org/dendrite/todevicemodule/storage/postgres"
 	"github.com/matrix-org/dendrite/todevicemodule/storage/sqlite"
-	"github.com/matrix-org/dendrite/todevicemodule/streams"
 	"github.com/matrix-org/dendrite/todevicemodule/types"
 	"github.com/matrix-org/dendrite/todevicemodule/wire"
 	"github.com/matrix-org/dendrite/todevicemodule/writer"
 )
 
 var _ todevicemodule.Host = (*host)(nil)
-
-// module is what the host calls in return: the methods of todevicemodule.Module.
-type module interface {
-	Start(ctx context.Context) error
-	Stop(ctx context.Context) error
-
-	SendToDevice(req *http.Request, device types.Device, eventType, transactionID string) util.JSONResponse
-
-	LatestPosition() types.Position
-	SinceForSync(position types.Position) types.Position
-	AcknowledgeSync(device types.Device, since types.Position)
-	ReadForSync(ctx context.Context, device types.Device, after, through types.Position, ignored streams.IgnoredSenders) ([]types.Message, types.Position, error)
-	HandedOver(device types.Device, messages []types.Message)
-
-	CreateDevice(ctx context.Context, userID, deviceID string, create func() error) error
-	DeleteDevices(ctx context.Context, userID string, remove func() error) error
-
-	RemoteSeen(serverName string)
-	HoldBody(req *http.Request, limit int, mostNesting int64) (release func(), refusal *util.JSONResponse)
-	ReceiveEDUs(ctx context.Context, origin string, contents []json.RawMessage) error
-	SendTransaction(ctx context.Context, t gomatrixserverlib.Transaction, deliver outbox.Deliver) error
-}
 
 // UserDevices is part of devices.Source.
 func (h *host) UserDevices(_ context.Context, userID string) ([]string, error) {

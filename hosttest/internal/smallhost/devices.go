@@ -52,7 +52,8 @@ func (h *host) register(_ http.ResponseWriter, req *http.Request) util.JSONRespo
 	if refusal := read(req, &body); refusal != nil {
 		return *refusal
 	}
-	if guest := req.URL.Query().Get("kind") == "guest"; guest {
+	guest := req.URL.Query().Get("kind") == "guest"
+	if guest {
 		body = signIn{Password: rand.Text()}
 	}
 	body.Username = cmp.Or(body.Username, strings.ToLower(rand.Text()))
@@ -64,7 +65,7 @@ func (h *host) register(_ http.ResponseWriter, req *http.Request) util.JSONRespo
 		if s.Users[userID] != nil {
 			return errUserInUse
 		}
-		s.Users[userID] = &user{Password: body.Password, Devices: make(map[string]string)}
+		s.Users[userID] = &user{Password: body.Password, Guest: guest, Devices: make(map[string]string)}
 		return nil
 	})
 	if err != nil {

@@ -2,20 +2,19 @@ package smallhost
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"errors"
 	"log"
-	"math/big"
 	"net"
 	"net/http"
 	"time"
 
 	"github.com/matrix-org/util"
+
+	"github.com/matrix-org/dendrite/todevicemodule/hosttest/remote"
 )
+
+// grace is how long requests may take that are under way at a stop. Connections that were opened in vain take all of it.
+const grace = time.Second
 
 // server is one of the two that the host has, and the goroutine that it runs in.
 type server struct {
@@ -24,12 +23,12 @@ type server struct {
 }
 
 // serve starts both APIs.
-func (h *host) serve(fault Fault) (clientURL, federationURL string, err error) {
-	clients, err := h.listen("127.0.0.1:0", nil, fault.ofRoutes(h, h.clientRoutes()))
+func (h *host) serve(clientRoutes http.Handler) (clientURL, federationURL string, err error) {
+	clients, err := h.listen("127.0.0.1:0", nil, clientRoutes)
 	if err != nil {
 		return "", "", err
 	}
-	certificate, err := newCertificate()
+	certificate, err := selfSigned()
 	if err != nil {
 		return "", "", err
 	}
@@ -61,25 +60,20 @@ func (h *host) listen(address string, config *tls.Config, routes http.Handler) (
 	return address, nil
 }
 
-// stop lets the requests under way end, until ctx does.
-func (s *server) stop(ctx context.Context) error {
-	err := errors.Join(s.Shutdown(ctx), s.Close())
+// stop lets the requests under way end, and cuts off those that take long.
+func (s *server) stop(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, grace)
+	defer cancel()
+	if s.Shutdown(ctx) != nil {
+		_ = s.Close()
+	}
 	<-s.ended
-	return err
 }
 
-// newCertificate makes a certificate for localhost that nobody has signed.
-func newCertificate() (tls.Certificate, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+func selfSigned() (tls.Certificate, error) {
+	certificate, key, err := remote.NewCertificate()
 	if err != nil {
 		return tls.Certificate{}, err
 	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1),
-		DNSNames:     []string{"localhost"},
-		NotBefore:    time.Now().Add(-time.Hour),
-		NotAfter:     time.Now().Add(24 * time.Hour),
-	}
-	certificate, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	return tls.Certificate{Certificate: [][]byte{certificate}, PrivateKey: key}, err
+	return tls.X509KeyPair(certificate, key)
 }

@@ -1,0 +1,150 @@
+package smallhost
+
+import (
+	"context"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/matrix-org/dendrite/todevicemodule/streams"
+	"github.com/matrix-org/dendrite/todevicemodule/types"
+	"github.com/matrix-org/dendrite/todevicemodule/writer"
+)
+
+func syncFaults() map[string][]Fault {
+	return map[string][]Fault{
+		"no-since-deletes-nothing": {reading("what is read without since is acknowledged", func(b *broken, r *readCall) {
+			if r.after == 0 && r.err == nil {
+				b.module.AcknowledgeSync(r.device, r.next)
+			}
+		})},
+		"since-acknowledges": {
+			{What: "nothing is acknowledged", breaks: func(_ *host, b *broken) {
+				b.calls.acknowledgeSync = func(types.Device, types.Position) {}
+			}},
+			{What: "one device acknowledges for all of its user", breaks: func(h *host, b *broken) {
+				b.calls.acknowledgeSync = func(device types.Device, since types.Position) {
+					for _, device.DeviceID = range h.accounts.devices(device.UserID) {
+						b.module.AcknowledgeSync(device, since)
+					}
+				}
+			}},
+		},
+		"queues-come-in-batches": {
+			reading("a response has all batches", func(b *broken, r *readCall) {
+				for {
+					more, next, err := b.module.ReadForSync(r.ctx, r.device, r.next, r.through, nobodyIgnored)
+					if err != nil || len(more) == 0 {
+						return
+					}
+					r.messages, r.next = append(r.messages, more...), next
+				}
+			}),
+			reading("the newest message comes first", func(_ *broken, r *readCall) { slices.Reverse(r.messages) }),
+			reading("only the first batch is ever handed out", func(_ *broken, r *readCall) { r.next = max(r.next, r.through) }),
+		},
+		"positions-are-the-modules": {reading("the host counts on by itself", func(_ *broken, r *readCall) { r.next++ })},
+		"waiting-devices-are-woken": {
+			{What: "nobody is woken", breaks: func(_ *host, b *broken) {
+				b.host.wakeDevices = func(types.Position, []writer.Wakeup) {}
+			}},
+			{What: "everybody is answered when somebody is woken", breaks: answerEverybody},
+		},
+		"waking-does-not-block": {{What: "the module waits until those who were woken have read", breaks: wakeUntilRead}},
+		"wake-ups-come-in-order": {{What: "each second wake-up overtakes the first", breaks: func(_ *host, b *broken) {
+			var late func()
+			b.asks.wakeDevices = func(position types.Position, wakeups []writer.Wakeup) {
+				if late == nil {
+					late = func() { b.asks.Host.WakeDevices(position, wakeups) }
+					return
+				}
+				b.asks.Host.WakeDevices(position, wakeups)
+				late()
+				late = nil
+			}
+		}}},
+		"each-message-comes-once": {
+			reading("the last message comes twice", func(_ *broken, r *readCall) {
+				if n := len(r.messages); n > 0 {
+					r.messages = append(r.messages, r.messages[n-1])
+				}
+			}),
+		},
+		"tokens-ahead-hide-nothing": {{What: "since is taken as it comes", breaks: func(_ *host, b *broken) {
+			b.calls.sinceForSync = func(position types.Position) types.Position { return position }
+		}}},
+		"failed-reads-are-5xx": {reading("a queue that can't be read is empty", func(_ *broken, r *readCall) {
+			if r.err != nil {
+				r.next, r.err = r.through, nil
+			}
+		})},
+		"handed-over-is-told": {{What: "nothing is told of what is handed over", breaks: func(_ *host, b *broken) {
+			b.calls.handedOver = func(types.Device, []types.Message) {}
+		}}},
+	}
+}
+
+// readCall is a call of ReadForSync, with what came of it.
+type readCall struct {
+	ctx            context.Context
+	device         types.Device
+	after, through types.Position
+	messages       []types.Message
+	next           types.Position
+	err            error
+}
+
+// reading is a fault in what is made of a call of ReadForSync.
+func reading(what string, change func(*broken, *readCall)) Fault {
+	return Fault{What: what, breaks: func(_ *host, b *broken) {
+		b.calls.readForSync = func(ctx context.Context, device types.Device, after, through types.Position, ignored streams.IgnoredSenders) ([]types.Message, types.Position, error) {
+			r := &readCall{ctx: ctx, device: device, after: after, through: through}
+			r.messages, r.next, r.err = b.module.ReadForSync(ctx, device, after, through, ignored)
+			change(b, r)
+			return r.messages, r.next, r.err
+		}
+	}}
+}
+
+// answerEverybody ends every request that waits whenever a device is woken.
+func answerEverybody(h *host, b *broken) {
+	var mu sync.Mutex
+	end := func() {}
+	b.routes = func(whole http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			if strings.HasSuffix(req.URL.Path, "/sync") {
+				ctx, cancel := context.WithCancel(req.Context())
+				defer cancel()
+				mu.Lock()
+				others := end
+				end = func() { cancel(); others() }
+				mu.Unlock()
+				req = req.WithContext(ctx)
+			}
+			whole.ServeHTTP(w, req)
+		})
+	}
+	b.host.wakeDevices = func(position types.Position, wakeups []writer.Wakeup) {
+		h.WakeDevices(position, wakeups)
+		mu.Lock()
+		defer mu.Unlock()
+		end()
+		end = func() {}
+	}
+}
+
+// wakeUntilRead keeps the module waiting until nobody reads a queue.
+func wakeUntilRead(h *host, b *broken) {
+	var reads sync.RWMutex
+	b.calls.readForSync = func(ctx context.Context, device types.Device, after, through types.Position, ignored streams.IgnoredSenders) ([]types.Message, types.Position, error) {
+		reads.RLock()
+		defer reads.RUnlock()
+		return b.module.ReadForSync(ctx, device, after, through, ignored)
+	}
+	b.host.wakeDevices = func(position types.Position, wakeups []writer.Wakeup) {
+		h.WakeDevices(position, wakeups)
+		reads.Lock()
+		defer reads.Unlock()
+	}
+}

@@ -1,0 +1,72 @@
+package hosttest_test
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/matrix-org/dendrite/todevicemodule/hosttest"
+	"github.com/matrix-org/dendrite/todevicemodule/hosttest/internal/smallhost"
+	"github.com/matrix-org/dendrite/todevicemodule/hosttest/pgtest"
+)
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	const atOnce = "8" // most of the time they wait for what does not happen
+	if err := flag.Set("test.parallel", atOnce); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(pgtest.Main(m))
+}
+
+func newKit(t *testing.T, start hosttest.Start) hosttest.Kit {
+	return hosttest.Kit{
+		Start:       start,
+		NewDatabase: func() (string, error) { return "file:" + filepath.Join(t.TempDir(), "small.db"), nil },
+		TempDir:     func() (string, error) { return t.TempDir(), nil },
+	}
+}
+
+func TestSmallHostKeepsThePromises(t *testing.T) {
+	t.Run("postgres", func(t *testing.T) {
+		t.Parallel()
+		kit := newKit(t, smallhost.Start)
+		kit.NewDatabase = func() (string, error) { return pgtest.NewSchema(t), nil }
+		hosttest.Test(t, kit)
+	})
+	t.Run("sqlite", func(t *testing.T) {
+		t.Parallel()
+		hosttest.Test(t, newKit(t, smallhost.Start))
+	})
+}
+
+// A kit that notices nothing would pass everybody.
+func TestEachFaultBreaksItsPromise(t *testing.T) {
+	const patience = 3 * time.Second // in which what a fault takes away does not come
+	faults := smallhost.Faults()
+	for _, p := range hosttest.Promises() {
+		if len(faults[p.Name]) == 0 {
+			t.Errorf("no host breaks the promise %s", p.Name)
+		}
+		for _, fault := range faults[p.Name] {
+			t.Run(p.Name+"/"+fault.What, func(t *testing.T) {
+				t.Parallel()
+				kit := newKit(t, fault.Start)
+				kit.Patience = patience
+				err := p.Check(t.Context(), kit)
+				if broken := (*hosttest.BrokenError)(nil); !errors.As(err, &broken) || broken.Promise.Name != p.Name {
+					t.Errorf("want the promise broken, got %v", err)
+				}
+			})
+		}
+		delete(faults, p.Name)
+	}
+	for name := range faults {
+		t.Errorf("there are faults for %s, which is no promise", name)
+	}
+}
