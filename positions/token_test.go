@@ -28,7 +28,7 @@ func TestTokens(t *testing.T) {
 		"s1.news--1":                       {Host: "s1"},
 		"s1.news-+1":                       {Host: "s1"},
 		"s1.news-01":                       {Host: "s1"},
-		"s1.news-1 ":                       {Host: "s1"},
+		"s1.news-1+":                       {Host: "s1"},
 		"s1.News-1":                        {Host: "s1"},
 		"s1.1news-1":                       {Host: "s1"},
 		"s1._news-1":                       {Host: "s1"},
