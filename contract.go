@@ -39,8 +39,9 @@ type Host interface {
 // device which comes or goes past these is overlooked.
 type Devices interface {
 	devices.Source
-	// VirtualDevice reports whether requests come from a device of that ID although UserDevices does not list it, as those
-	// of application services do: the transaction IDs of such a device are remembered although there is no such device. The answer never changes.
+	// VirtualDevice reports whether requests come from a device of that ID although UserDevices does not list it, as those of application
+	// services do (listed-devices-are-not-virtual): the transaction IDs of such a device are remembered although there is no such device.
+	// The answer never changes.
 	VirtualDevice(deviceID string) bool
 }
 
@@ -61,19 +62,20 @@ type Federation interface {
 
 // Waker ends the waiting of clients.
 type Waker interface {
-	// WakeDevices ends the waiting /sync requests of the devices, and of no others (waiting-devices-are-woken). The position is the new to_device
-	// position: every message up to and including it can be read. A device may be named twice.
+	// WakeDevices ends the waiting /sync requests of the devices, and of no others (waiting-devices-are-woken), and does not wait for them
+	// (waking-does-not-block). The position is the new to_device position: every message up to and including it can be read. A device may
+	// be named twice.
 	//
 	// The module calls it after each commit with messages for devices of this server, from one goroutine, in order of the positions, one
-	// call at a time (wakeups-are-in-order), and stores nothing more before it returns.
+	// call at a time (wake-ups-come-in-order), and stores nothing more before it returns.
 	WakeDevices(position types.Position, wakeups []writer.Wakeup)
 }
 
 // Database is where messages are kept.
 type Database interface {
 	// Store returns the store that the messages are kept in, in the database that the configuration names: storage/postgres, storage/sqlite
-	// or another one that passes storagetest.Run. It is called once, by New, and is not to wait for the database, which the module asks
-	// from Start on. What is in the store outlives the host (messages-outlive-restarts). An error makes New fail.
+	// or another one that passes storagetest.Run. It is called once, by New (the-database-is-opened-once), and is not to wait for the
+	// database, which the module asks from Start on. What is in the store outlives the host (the-store-is-kept). An error makes New fail.
 	Store(config DatabaseConfig) (storage.Store, error)
 	// ForeignQueue returns where the host itself keeps messages while the module is not enabled, or nil if it has no such place. The
 	// configuration is that of the store. It is called once, by New, after Store. Start moves what is there into the store, before anything
@@ -101,34 +103,37 @@ type LifeCycle interface {
 	// Stop stores what was taken, deletes what was acknowledged, and ends the module's goroutines. Where the database does not allow that before
 	// ctx ends, it gives up; transactions to other servers have 3 seconds. It does nothing unless the module runs.
 	//
-	// The host calls it before it closes the database (the-module-is-stopped-first), best once it takes no more requests. What comes later
-	// is not stored: it gets a 503.
+	// Nothing that was accepted is lost by it, and nothing that was acknowledged comes again (a-stop-loses-nothing). The host calls it
+	// before it closes the database (the-module-is-stopped-first), best once it takes no more requests. What comes later is not stored: it
+	// gets a 503.
 	Stop(ctx context.Context) error
 }
 
 // ClientRequests are those that send messages.
 type ClientRequests interface {
 	// SendToDevice returns the answer to PUT /_matrix/client/{r0,v3,unstable}/sendToDevice/{eventType}/{txnId} of an authenticated device,
-	// which is to be sent with its headers as it is. Event type and transaction ID are percent-decoded. It answers 200 only when the
-	// message is durably stored for every recipient that exists, 4xx only when the request is at fault, in which case nothing is stored,
-	// and 5xx otherwise: then the same request again is stored once. It blocks while the body arrives, and for RequestTimeout where the
+	// which is to be sent as it is, with its headers (every-version-is-served, answers-arrive-whole). It answers 200 only when the message
+	// is durably stored for every recipient that exists (an-accepted-message-is-durable, who-is-valid-is-reached), in one transaction
+	// (a-request-is-one-commit); 4xx only when the request is at fault, in which case nothing is stored; and 5xx otherwise: then the same
+	// request again is stored once (repetitions-are-recognised). It blocks while the body arrives, and for RequestTimeout where the
 	// database or the memory for bodies is not there.
 	//
-	// The host calls it as soon as the device is authenticated, with the body still to be read (requests-arrive-unread): what is signed out
-	// after the call began stores nothing. Guests may send (guests-may-send), and requests without a good access token never get here
-	// (unauthenticated-requests-are-refused). The body may have SetReadDeadline, as http.ResponseController has, by which one that hangs
-	// gives up its room.
+	// Event type and transaction ID come percent-decoded, each from one segment of the path (paths-are-decoded). The host calls it as soon
+	// as the device is authenticated, with the body still to be read (requests-arrive-unread): a request whose device is deleted after the
+	// call began stores nothing (deletions-overtake-requests). Guests may send (guests-may-send), and requests without a good access token
+	// never get here (only-devices-send). The body may have SetReadDeadline, as http.ResponseController has, by which one that hangs gives
+	// up its room.
 	SendToDevice(req *http.Request, device types.Device, eventType, transactionID string) util.JSONResponse
 }
 
 // SyncRequests are the to_device part of GET /sync. The host calls these for each request: SinceForSync and AcknowledgeSync with the
 // to_device position of the since token, ReadForSync as often as it looks for something to say, and HandedOver. Only ReadForSync blocks.
 type SyncRequests interface {
-	// LatestPosition returns the to_device position of a new sync token. It never becomes smaller, also over restarts and after a database
-	// was restored from a backup. The host hands out no to_device position but those that come from it and from ReadForSync
-	// (positions-are-the-modules-alone).
+	// LatestPosition returns the to_device position of a new sync token. It never becomes smaller, and after a database was restored from a
+	// backup it goes on from the present time. The host hands out no to_device position but those that come from it and from ReadForSync
+	// (positions-are-the-modules).
 	LatestPosition() types.Position
-	// SinceForSync returns the position to take for that in a client's since token (since-is-passed-through): the same one, or one before
+	// SinceForSync returns the position to take for that in a client's since token (tokens-ahead-hide-nothing): the same one, or one before
 	// every message if it is ahead of everything that was ever handed out. What it returns may be far below zero.
 	SinceForSync(position types.Position) types.Position
 	// AcknowledgeSync takes the position of a since token as the device's acknowledgement of everything up to and including it
@@ -136,8 +141,9 @@ type SyncRequests interface {
 	// without since (no-since-deletes-nothing), and calls it before ReadForSync.
 	AcknowledgeSync(device types.Device, since types.Position)
 	// ReadForSync returns a device's messages with after < position <= through, at most SyncLimit, in their order, and the position for
-	// next_batch, by which the device acknowledges exactly these. after is what SinceForSync returned, or zero without a since token, and
-	// through a LatestPosition. The module asks ignored, at most once, for the users whose messages are to be passed over.
+	// next_batch, by which the device acknowledges exactly these (queues-come-in-batches, each-message-comes-once). after is what
+	// SinceForSync returned, or zero without a since token, and through a LatestPosition. The module asks ignored, at most once, for the
+	// users whose messages are to be passed over.
 	//
 	// Where it returns messages the host answers at once; where it returns none it may wait for WakeDevices. After an error it answers 5xx
 	// (failed-reads-are-5xx), and since stays good: taken for an empty queue, it would have the next since delete what is unread. A device
@@ -152,21 +158,21 @@ type SyncRequests interface {
 // come after each other: each waits for the one before, for RequestTimeout at the most.
 type DeviceChanges interface {
 	// CreateDevice runs create, which is to create a device of a local user, once nothing is left of an earlier device of the same ID. It
-	// returns the error of create, or, without having called it, that of the clean-up, after which the device must not be created: the
-	// client gets a 5xx. An empty device ID stands for one that nobody had before, which create chooses; that waits for nobody. A device
-	// that exists keeps what it has.
+	// returns the error of create, or, without having called it, that of the clean-up: then the device must not be created, and the client
+	// gets a 5xx (new-devices-find-nothing). An empty device ID stands for one that nobody had before, which create chooses; that waits for
+	// nobody. A device that exists keeps what it has.
 	//
-	// The host creates every device inside of it (devices-are-created-through-the-module). create is called once at the most, by the same
-	// goroutine. Once it has returned, UserDevices lists the device.
+	// The host creates every device inside of it (new-devices-are-reached). create is called once at the most, by the same goroutine. Once
+	// it has returned, UserDevices lists the device.
 	CreateDevice(ctx context.Context, userID, deviceID string, create func() error) error
 	// DeleteDevices runs remove, which is to delete devices of a local user. When it returns nil nothing is kept for those that do not
-	// exist any more, and nothing that was under way for them will be stored. After an error the devices may be deleted all the same, and
-	// what is left of them goes soon, or before a device of the same ID is created; the client gets a 5xx (failed-deletions-are-5xx). The
-	// clean-up goes on where ctx ends.
+	// exist any more, and nothing that was under way for them will be stored; the others keep what they have (other-devices-keep-theirs).
+	// After an error the devices may be deleted all the same, and what is left of them goes soon, or before a device of the same ID is
+	// created; the client gets a 5xx (failed-clean-ups-are-5xx). The clean-up goes on where ctx ends.
 	//
 	// The host deletes every device inside of it: at /logout, /logout/all, DELETE /devices and /delete_devices, a deactivation, a new
-	// password that signs others out, and by an administrator (devices-are-deleted-through-the-module). remove is called once at the most,
-	// by the same goroutine. Once it has returned, UserDevices lists none of the devices, and their access tokens are good for nothing.
+	// password that signs others out, and by an administrator (deleted-devices-leave-nothing). remove is called once at the most, by the
+	// same goroutine. Once it has returned, UserDevices lists none of the devices, and their access tokens are good for nothing.
 	DeleteDevices(ctx context.Context, userID string, remove func() error) error
 	// WatchDevices is for whatever else the host remembers of devices, such as whose an access token is; see devices.Directory.Watch. It
 	// does not block.
@@ -186,22 +192,24 @@ type OtherServers interface {
 	// SendToDevice, the body may have SetReadDeadline.
 	HoldBody(req *http.Request, limit int, mostNesting int64) (release func(), refusal *util.JSONResponse)
 	// ReceiveEDUs stores what the m.direct_to_device EDUs of one transaction carry, in their order. It returns nil once none of them needs
-	// further attention: each is durably stored for every recipient that exists, or was before, or is passed over for good. It may block
-	// for RequestTimeout.
+	// further attention: each is durably stored for every recipient that exists, or was before (repetitions-are-stored-once), or is passed
+	// over for good. It may block for RequestTimeout.
 	//
-	// The host passes it the contents of these EDUs of every transaction, also of one that comes again, with the authenticated name of the
-	// server that it comes from (edus-are-passed), before it answers. It answers 429 after consumers.ErrLimitExceeded, and 5xx after any
-	// other error (failed-transactions-are-5xx), so that the server sends the transaction again.
+	// The host passes it the contents of these EDUs of every transaction, also of one that comes again (edus-are-passed), with the name of
+	// the server whose signature is good (origins-are-authenticated), before it answers. It answers 429 after consumers.ErrLimitExceeded
+	// (limited-servers-are-told-to-wait), and 5xx after any other error (edus-are-stored-before-the-answer): then the server sends the
+	// transaction again.
 	ReceiveEDUs(ctx context.Context, origin string, contents []json.RawMessage) error
 	// SendTransaction sends a transaction of the host's to another server without the doorbells in it, and with it what waits for that
-	// server, in as many transactions as that takes. It calls deliver for each, one after another, by the same goroutine; a transaction has
-	// an ID of the module's, under which its content never changes. It returns nil once the host's own part was accepted. Without such a
-	// part it returns nil unless the server failed. Where nothing is to be sent it calls deliver not at all. Beside what deliver takes it
-	// may go on for a second.
+	// server, in order (edus-arrive-once-and-in-order, edus-outlive-a-restart). It calls deliver for as many transactions as that takes,
+	// one after another, by the same goroutine, and not at all where there is nothing; each has an ID of the module's, under which its
+	// content never changes. It returns nil once the host's own part was accepted; without such a part unless the server failed. Beside
+	// what deliver takes it may go on for a second.
 	//
 	// The host calls it in the place of deliver for every transaction to another server (transactions-go-through-the-module), one at a time
-	// to each. deliver returns nil after a 200, and a gomatrix.HTTPError for another answer. After an error the host leaves the server
-	// alone for a while, which Backoff tells.
+	// to each, and no server waits for another (destinations-do-not-wait-for-each-other). deliver sends what it is given
+	// (transactions-are-sent-as-they-are). It returns nil after a 200 alone (failures-are-told), and a gomatrix.HTTPError for another
+	// answer (refusals-are-told). After an error the host leaves the server alone for a while, which Backoff tells.
 	SendTransaction(ctx context.Context, t gomatrixserverlib.Transaction, deliver outbox.Deliver) error
 }
 
