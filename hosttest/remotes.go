@@ -124,7 +124,7 @@ func (tr *trial) wantAfter(ctx context.Context, device *client, first, end int) 
 	var got []event
 	since := ""
 	err := tr.await(ctx, "the last message arrives", func() (bool, any, error) {
-		res, err := device.sync(ctx, since, 0)
+		res, err := device.sync(ctx, since)
 		if err != nil {
 			return false, nil, err
 		}
