@@ -40,12 +40,13 @@ const (
 // Requests call it from their goroutines, each for four users at once, and the creation and deletion of devices from theirs, up to the end
 // of ctx. Whatever it remembers must be as new as the last creation or deletion that has returned.
 type Source interface {
-	// UserDevices returns the IDs of all devices of a local user in any order (all-devices-are-listed). An unknown user has
-	// none; that is no error (unknown-users-have-no-devices). For what is no user ID of the host's own it returns ErrNotLocal
-	// (users-of-others-are-not-local), while the host starts ErrNotReady, and where it can't tell any other error, never a shorter list: what
-	// is kept for devices that are not in it is deleted. After an error messages get a 503, and nothing is deleted.
+	// UserDevices returns the IDs of all devices of a local user in any order (all-devices-are-listed). An unknown user has none; that is
+	// no error (unknown-users-have-no-devices). For what is no user ID of the host's own it returns ErrNotLocal
+	// (users-of-others-are-not-local), while the host starts ErrNotReady, and where it can't tell any other error, never a shorter list
+	// (failed-look-ups-are-errors): what is kept for devices that are not in it is deleted. After an error messages get a 503, and nothing
+	// is deleted.
 	UserDevices(ctx context.Context, userID string) ([]string, error)
-	// DeviceOwners returns a user for each of the device IDs that exists, in one query (owners-are-found). Where several users have a
+	// DeviceOwners returns a user for each of the device IDs that exists, in one query (device-owners-are-found). Where several users have a
 	// device of that ID it returns any one of them. It is asked for 500 IDs at the most, and only where a message is for many users. Its
 	// errors are as those of UserDevices.
 	DeviceOwners(ctx context.Context, deviceIDs []string) (map[string]string, error)

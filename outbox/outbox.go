@@ -21,9 +21,9 @@ import (
 // Host is the host's federation sender. The names in parentheses are those of the promises in package hosttest.
 //
 // The watch calls it from up to 128 goroutines at once, from one for a destination, and only for those for which something
-// waits (nothing-rings-in-vain). Its methods must not wait for Send.
+// waits (nobody-is-rung-for-nothing). Its methods must not wait for Send.
 type Host interface {
-	// Ring makes the host begin a transaction to the destination, which holds a doorbell EDU: see IsDoorbell (rings-make-transactions). The
+	// Ring makes the host begin a transaction to the destination, which holds a doorbell EDU: see IsDoorbell (a-ring-makes-a-transaction). The
 	// host may be leaving the destination alone: then it is enough that the doorbell waits with what else the host has for it. It need not
 	// outlive a restart. ctx ends after 10 seconds. An error says that nothing was rung for: it is tried again a second later. A ring that
 	// leads to no Send is tried again after 5 seconds, and then ever more rarely, down to every 30.
@@ -34,7 +34,7 @@ type Host interface {
 	// Revive makes the host forget that it leaves a destination alone, and send what it has for it
 	// (revived-destinations-are-sent-to). It is called once Reach has returned nil, and must not block.
 	Revive(destination string)
-	// Reach returns nil if the destination answers requests, and an error otherwise (reached-destinations-answer). ctx ends after 10
+	// Reach returns nil if the destination answers requests, and an error otherwise (destinations-are-reached). ctx ends after 10
 	// seconds. At most 50 destinations are asked in a second, and one every 20 seconds, or every second right after a request of its own.
 	Reach(ctx context.Context, destination string) error
 }
