@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"sync"
+	"time"
 
 	"github.com/matrix-org/dendrite/todevicemodule/types"
 )
@@ -127,7 +128,11 @@ func wakeUpsComeInOrder(ctx context.Context, tr *trial) error {
 	if err != nil {
 		return err
 	}
-	const senders, each = 4, 8
+	const (
+		senders, each = 4, 8
+		// overlap is how long each call takes, so that one which does not wait for it begins in between.
+		overlap = 20 * time.Millisecond
+	)
 	alices := make([]*client, senders)
 	for i := range alices {
 		if alices[i], err = tr.register(ctx, "alice", "FIRST"); err != nil {
@@ -141,6 +146,7 @@ func wakeUpsComeInOrder(ctx context.Context, tr *trial) error {
 	module, store := tr.server().Module, tr.realStore()
 	note := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
 	began := before(tr.seam, func(_ context.Context, call wakeDevicesCall) error {
+		defer time.Sleep(overlap)
 		mu.Lock()
 		defer mu.Unlock()
 		if underWay++; underWay > 1 {
