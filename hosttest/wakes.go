@@ -142,6 +142,7 @@ func wakeUpsComeInOrder(ctx context.Context, tr *trial) error {
 	var mu sync.Mutex
 	var faults []error
 	var last types.Position
+	newest := make(map[types.Device]types.Position)
 	underWay := 0
 	module, store := tr.server().Module, tr.realStore()
 	note := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
@@ -161,10 +162,13 @@ func wakeUpsComeInOrder(ctx context.Context, tr *trial) error {
 		}
 		for _, w := range call.Wakeups {
 			for _, deviceID := range w.DeviceIDs {
-				queue, err := store.Messages(ctx, types.Device{UserID: w.UserID, DeviceID: deviceID}, 0, call.Position, math.MaxInt32, nil)
-				if err != nil || len(queue) == 0 {
-					note("WakeDevices is called for %s %s, for whom there is nothing up to %d (%v)", w.UserID, deviceID, call.Position, err)
+				device := types.Device{UserID: w.UserID, DeviceID: deviceID}
+				found, err := store.Messages(ctx, device, newest[device], call.Position, math.MaxInt32, nil)
+				if err != nil || len(found) == 0 {
+					note("WakeDevices is called for %s %s, for whom there is nothing new up to %d (%v)", w.UserID, deviceID, call.Position, err)
+					continue
 				}
+				newest[device] = found[len(found)-1].Position
 			}
 		}
 		return nil
@@ -193,11 +197,11 @@ func wakeUpsComeInOrder(ctx context.Context, tr *trial) error {
 		if err != nil {
 			return err
 		}
-		newest := queue[len(queue)-1].Position
+		end := queue[len(queue)-1].Position
 		err = tr.await(ctx, "all messages were announced", func() (bool, any, error) {
 			mu.Lock()
 			defer mu.Unlock()
-			return last >= newest || len(faults) > 0, last, nil
+			return last >= end || len(faults) > 0, last, nil
 		})
 		if err != nil {
 			return err
