@@ -10,7 +10,9 @@ import (
 // Fault is something broken where the host and the module meet.
 type Fault struct {
 	// What is wrong, in a few words.
-	What   string
+	What string
+	// Also are the promises ahead of its own that it can't but break too.
+	Also   []string
 	breaks func(*host, *broken)
 }
 

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"io"
 	"maps"
+	"math"
 	"net/http"
 	"net/url"
 	"slices"
@@ -46,7 +47,7 @@ func clientFaults() map[string][]Fault {
 			}
 		}}},
 		"only-devices-send":      {{What: "whoever has no access token sends as the first user", breaks: sendAsFirstUser}},
-		"requests-arrive-unread": {{What: "the host reads the body first", breaks: readFirst}},
+		"requests-arrive-unread": {{What: "the host reads the body first", breaks: readFirst(math.MaxInt64)}},
 		"answers-arrive-whole": {{What: "the headers of an answer are lost", breaks: func(_ *host, b *broken) {
 			b.calls.sendToDevice = func(req *http.Request, device types.Device, eventType, transactionID string) util.JSONResponse {
 				res := b.module.SendToDevice(req, device, eventType, transactionID)
@@ -54,7 +55,7 @@ func clientFaults() map[string][]Fault {
 				return res
 			}
 		}}},
-		"an-accepted-message-is-durable": {{What: "what could not be stored gets a 200", breaks: func(_ *host, b *broken) {
+		"an-accepted-message-is-durable": {{What: "what could not be stored gets a 200", Also: []string{"answers-arrive-whole"}, breaks: func(_ *host, b *broken) {
 			b.calls.sendToDevice = func(req *http.Request, device types.Device, eventType, transactionID string) util.JSONResponse {
 				res := b.module.SendToDevice(req, device, eventType, transactionID)
 				if res.Code >= http.StatusInternalServerError {
@@ -66,17 +67,20 @@ func clientFaults() map[string][]Fault {
 		"a-request-is-one-commit": {{What: "each recipient is sent to alone", breaks: func(_ *host, b *broken) {
 			b.calls.sendToDevice = sendToEach(b)
 		}}},
-		"repetitions-are-recognised": {{What: "each request gets a transaction ID of its own", breaks: func(_ *host, b *broken) {
-			b.calls.sendToDevice = func(req *http.Request, device types.Device, eventType, _ string) util.JSONResponse {
-				return b.module.SendToDevice(req, device, eventType, rand.Text())
-			}
-		}}},
+		"repetitions-are-recognised": {
+			emptying("transaction IDs are deleted at a start", "todevice_transactions"),
+			{What: "each request gets a transaction ID of its own", Also: []string{"paths-are-decoded"}, breaks: func(_ *host, b *broken) {
+				b.calls.sendToDevice = func(req *http.Request, device types.Device, eventType, _ string) util.JSONResponse {
+					return b.module.SendToDevice(req, device, eventType, rand.Text())
+				}
+			}},
+		},
 		"who-is-valid-is-reached": {
 			{What: "a request with an unknown user is refused", breaks: func(h *host, b *broken) {
 				b.calls.sendToDevice = func(req *http.Request, device types.Device, eventType, transactionID string) util.JSONResponse {
 					text, messages := readMessages(req)
 					for userID := range messages {
-						if len(h.accounts.devices(userID)) == 0 {
+						if strings.HasSuffix(userID, ":"+string(h.name)) && len(h.accounts.devices(userID)) == 0 {
 							return refuse(http.StatusNotFound, spec.ErrorNotFound, "There is no such user.")
 						}
 					}
@@ -117,7 +121,7 @@ func sendAsFirstUser(h *host, b *broken) {
 func sendToEach(b *broken) sending {
 	return func(req *http.Request, device types.Device, eventType, transactionID string) util.JSONResponse {
 		text, messages := readMessages(req)
-		if messages == nil {
+		if len(messages) < 2 {
 			return b.module.SendToDevice(withBody(req, text), device, eventType, transactionID)
 		}
 		worst := ok(struct{}{})
@@ -131,8 +135,11 @@ func sendToEach(b *broken) sending {
 	}
 }
 
-// readMessages returns the body of a request, and the messages by user if it has any.
+// readMessages returns the body of a request, and the messages by user if it has any. It leaves a large one unread.
 func readMessages(req *http.Request) (text []byte, messages map[string]json.RawMessage) {
+	if req.ContentLength > maxRequestBytes {
+		return nil, nil
+	}
 	text, _ = io.ReadAll(req.Body)
 	var body struct {
 		Messages map[string]json.RawMessage `json:"messages"`
@@ -141,7 +148,11 @@ func readMessages(req *http.Request) (text []byte, messages map[string]json.RawM
 	return text, body.Messages
 }
 
+// withBody returns a request with the body that was read of it, if it was.
 func withBody(req *http.Request, text []byte) *http.Request {
+	if text == nil {
+		return req
+	}
 	other := req.Clone(req.Context())
 	other.Body, other.ContentLength = io.NopCloser(bytes.NewReader(text)), int64(len(text))
 	return other

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/matrix-org/util"
 
 	"github.com/matrix-org/dendrite/todevicemodule/types"
@@ -42,7 +43,7 @@ func deletionFaults() map[string][]Fault {
 				return create()
 			}
 		}}},
-		"deletions-overtake-requests": {{What: "the module gets a request once its body is there", breaks: readFirst}},
+		"deletions-overtake-requests": {{What: "the module gets a request once its body is there", breaks: readFirst(maxRequestBytes)}},
 	}
 	for _, way := range []string{"/logout", "/logout/all", "/devices/", "/delete_devices", "/account/password", "/account/deactivate"} {
 		faults["deleted-devices-leave-nothing"] = append(faults["deleted-devices-leave-nothing"], deletePastModule(way))
@@ -50,14 +51,19 @@ func deletionFaults() map[string][]Fault {
 	return faults
 }
 
-// readFirst reads the bodies of requests ahead of the module.
-func readFirst(_ *host, b *broken) {
-	b.calls.sendToDevice = func(req *http.Request, device types.Device, eventType, transactionID string) util.JSONResponse {
-		text, err := io.ReadAll(req.Body)
-		if err != nil {
-			return refuse(http.StatusBadRequest, "M_UNKNOWN", "The body did not arrive.")
+// readFirst reads the bodies of requests ahead of the module, but for those over most bytes.
+func readFirst(most int64) func(*host, *broken) {
+	return func(_ *host, b *broken) {
+		b.calls.sendToDevice = func(req *http.Request, device types.Device, eventType, transactionID string) util.JSONResponse {
+			if req.ContentLength > most {
+				return b.module.SendToDevice(req, device, eventType, transactionID)
+			}
+			text, err := io.ReadAll(req.Body)
+			if err != nil {
+				return refuse(http.StatusBadRequest, spec.ErrorUnknown, "The body did not arrive.")
+			}
+			return b.module.SendToDevice(withBody(req, text), device, eventType, transactionID)
 		}
-		return b.module.SendToDevice(withBody(req, text), device, eventType, transactionID)
 	}
 }
 

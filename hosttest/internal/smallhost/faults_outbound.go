@@ -41,6 +41,13 @@ func outboundFaults() map[string][]Fault {
 					t.TransactionID = "always"
 					return deliver(ctx, t)
 				}
+			}, "transactions-go-through-the-module"),
+			delivering("EDUs are sent in reverse", func(deliver outbox.Deliver) outbox.Deliver {
+				return func(ctx context.Context, t gomatrixserverlib.Transaction) error {
+					t.EDUs = slices.Clone(t.EDUs)
+					slices.Reverse(t.EDUs)
+					return deliver(ctx, t)
+				}
 			}),
 			delivering("EDUs are left out", func(deliver outbox.Deliver) outbox.Deliver {
 				return func(ctx context.Context, t gomatrixserverlib.Transaction) error {
@@ -73,10 +80,10 @@ func outboundFaults() map[string][]Fault {
 		"remotes-are-noticed": {{What: "nobody is told that a server is back", breaks: func(_ *host, b *broken) {
 			b.calls.remoteSeen = func(string) {}
 		}}},
-		"edus-arrive-once-and-in-order": {delivering("EDUs are sent in reverse", func(deliver outbox.Deliver) outbox.Deliver {
+		"edus-arrive-once-and-in-order": {delivering("at most 50 EDUs of a transaction are sent", func(deliver outbox.Deliver) outbox.Deliver {
+			const most = 50
 			return func(ctx context.Context, t gomatrixserverlib.Transaction) error {
-				t.EDUs = slices.Clone(t.EDUs)
-				slices.Reverse(t.EDUs)
+				t.EDUs = t.EDUs[:min(len(t.EDUs), most)]
 				return deliver(ctx, t)
 			}
 		})},
@@ -113,8 +120,8 @@ func outboundFaults() map[string][]Fault {
 }
 
 // delivering is a fault in what sends transactions to other servers.
-func delivering(what string, change func(outbox.Deliver) outbox.Deliver) Fault {
-	return Fault{What: what, breaks: func(_ *host, b *broken) {
+func delivering(what string, change func(outbox.Deliver) outbox.Deliver, also ...string) Fault {
+	return Fault{What: what, Also: also, breaks: func(_ *host, b *broken) {
 		b.calls.sendTransaction = func(ctx context.Context, t gomatrixserverlib.Transaction, deliver outbox.Deliver) error {
 			return b.module.SendTransaction(ctx, t, change(deliver))
 		}

@@ -3,22 +3,17 @@ package smallhost
 import (
 	"context"
 	"errors"
-	"io"
-	"net/http"
-	"sync"
-
-	"github.com/matrix-org/util"
+	"time"
 
 	"github.com/matrix-org/dendrite/todevicemodule"
 	"github.com/matrix-org/dendrite/todevicemodule/storage"
-	"github.com/matrix-org/dendrite/todevicemodule/types"
 )
 
 func storageFaults() map[string][]Fault {
 	return map[string][]Fault{
 		"the-store-is-kept": {
-			emptying("messages are deleted at a start", "todevice_messages"),
-			emptying("transaction IDs are deleted at a start", "todevice_transactions"),
+			emptying("messages are deleted at a start", "todevice_messages",
+				"an-accepted-message-is-durable", "repetitions-are-recognised", "no-since-deletes-nothing", "handed-over-is-told"),
 		},
 		"a-second-server-is-refused": {{What: "nothing is locked", breaks: func(h *host, b *broken) {
 			b.host.store = func(config todevicemodule.DatabaseConfig) (storage.Store, error) {
@@ -27,14 +22,22 @@ func storageFaults() map[string][]Fault {
 			}
 		}}},
 		"the-module-is-stopped-first": {
-			{What: "the module is not stopped", breaks: func(h *host, b *broken) {
+			{What: "the module is not stopped", Also: []string{ // all that look at what follows a restart
+				"an-accepted-message-is-durable", "repetitions-are-recognised", "no-since-deletes-nothing", "tokens-ahead-hide-nothing",
+				"handed-over-is-told", "the-store-is-kept",
+			}, breaks: func(_ *host, b *broken) {
 				b.calls.stop = func(context.Context) error { return nil }
 			}},
 			{What: "the database is closed first", breaks: func(h *host, b *broken) {
 				b.calls.stop = func(ctx context.Context) error { return errors.Join(h.db.Close(), b.module.Stop(ctx)) }
 			}},
 		},
-		"a-stop-loses-nothing": {{What: "each request is stored with the next one of its device", breaks: storeLate}},
+		"a-stop-loses-nothing": {{What: "what is acknowledged right before a stop is not deleted", breaks: func(h *host, b *broken) {
+			b.host.store = func(config todevicemodule.DatabaseConfig) (storage.Store, error) {
+				store, err := h.Store(config)
+				return lateStore{store, h}, err
+			}
+		}}},
 		"the-database-is-opened-once": {{What: "the store is asked for twice", breaks: func(_ *host, b *broken) {
 			b.asks.store = func(config todevicemodule.DatabaseConfig) (storage.Store, error) {
 				if _, err := b.asks.Host.Store(config); err != nil {
@@ -47,8 +50,8 @@ func storageFaults() map[string][]Fault {
 }
 
 // emptying is a fault that loses what is in a table.
-func emptying(what, table string) Fault {
-	return Fault{What: what, breaks: func(h *host, b *broken) {
+func emptying(what, table string, also ...string) Fault {
+	return Fault{What: what, Also: also, breaks: func(h *host, b *broken) {
 		b.host.store = func(config todevicemodule.DatabaseConfig) (storage.Store, error) {
 			store, err := h.Store(config)
 			return emptiedStore{store, h, table}, err
@@ -82,22 +85,18 @@ func (noLock) Check(context.Context) error { return nil }
 
 func (noLock) Release() error { return nil }
 
-// storeLate answers each request at once, and has it stored when the device sends the next.
-func storeLate(_ *host, b *broken) {
-	var mu sync.Mutex
-	late := make(map[types.Device]func())
-	b.calls.sendToDevice = func(req *http.Request, device types.Device, eventType, transactionID string) util.JSONResponse {
-		text, err := io.ReadAll(req.Body)
-		if err != nil {
-			return refuse(http.StatusBadRequest, "M_UNKNOWN", "The body did not arrive.")
-		}
-		whole := withBody(req.WithContext(context.WithoutCancel(req.Context())), text)
-		mu.Lock()
-		defer mu.Unlock()
-		if before := late[device]; before != nil {
-			before()
-		}
-		late[device] = func() { b.module.SendToDevice(whole, device, eventType, transactionID) }
-		return ok(struct{}{})
+// lateStore deletes what was acknowledged a while later, and not at all where the host stops before.
+type lateStore struct {
+	storage.Store
+	h *host
+}
+
+func (s lateStore) Acknowledge(ctx context.Context, acknowledged []storage.Acknowledgement, limit int) ([]storage.Acknowledged, error) {
+	const late = time.Second
+	select {
+	case <-time.After(late):
+		return s.Store.Acknowledge(ctx, acknowledged, limit)
+	case <-s.h.running.Done():
+		return nil, nil
 	}
 }

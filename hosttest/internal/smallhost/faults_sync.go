@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/matrix-org/dendrite/todevicemodule/streams"
 	"github.com/matrix-org/dendrite/todevicemodule/types"
@@ -18,7 +19,7 @@ func syncFaults() map[string][]Fault {
 			if r.after == 0 && r.err == nil {
 				b.module.AcknowledgeSync(r.device, r.next)
 			}
-		})},
+		}, "repetitions-are-recognised")},
 		"since-acknowledges": {
 			{What: "nothing is acknowledged", breaks: func(_ *host, b *broken) {
 				b.calls.acknowledgeSync = func(types.Device, types.Position) {}
@@ -41,10 +42,11 @@ func syncFaults() map[string][]Fault {
 					r.messages, r.next = append(r.messages, more...), next
 				}
 			}),
-			reading("the newest message comes first", func(_ *broken, r *readCall) { slices.Reverse(r.messages) }),
+			reading("the newest message comes first", func(_ *broken, r *readCall) { slices.Reverse(r.messages) },
+				"every-version-is-served", "who-is-valid-is-reached", "no-since-deletes-nothing"),
 			reading("only the first batch is ever handed out", func(_ *broken, r *readCall) { r.next = max(r.next, r.through) }),
 		},
-		"positions-are-the-modules": {reading("the host counts on by itself", func(_ *broken, r *readCall) { r.next++ })},
+		"positions-are-the-modules": {reading("the host counts on by itself", func(_ *broken, r *readCall) { r.next++ }, "since-acknowledges")},
 		"waiting-devices-are-woken": {
 			{What: "nobody is woken", breaks: func(_ *host, b *broken) {
 				b.host.wakeDevices = func(types.Position, []writer.Wakeup) {}
@@ -52,25 +54,19 @@ func syncFaults() map[string][]Fault {
 			{What: "everybody is answered when somebody is woken", breaks: answerEverybody},
 		},
 		"waking-does-not-block": {{What: "the module waits until those who were woken have read", breaks: wakeUntilRead}},
-		"wake-ups-come-in-order": {{What: "each second wake-up overtakes the first", breaks: func(_ *host, b *broken) {
-			var late func()
-			b.asks.wakeDevices = func(position types.Position, wakeups []writer.Wakeup) {
-				if late == nil {
-					late = func() { b.asks.Host.WakeDevices(position, wakeups) }
-					return
-				}
-				b.asks.Host.WakeDevices(position, wakeups)
-				late()
-				late = nil
-			}
-		}}},
-		"each-message-comes-once": {
-			reading("the last message comes twice", func(_ *broken, r *readCall) {
-				if n := len(r.messages); n > 0 {
-					r.messages = append(r.messages, r.messages[n-1])
-				}
-			}),
+		"wake-ups-come-in-order": {
+			{What: "the position is ahead of what can be read", breaks: func(_ *host, b *broken) {
+				b.asks.wakeDevices = func(position types.Position, wakeups []writer.Wakeup) { b.asks.Host.WakeDevices(position+1, wakeups) }
+			}},
+			{What: "each second wake-up overtakes the first", Also: []string{"waiting-devices-are-woken", "waking-does-not-block"}, breaks: overtake},
 		},
+		"each-message-comes-once": {reading("next_batch covers what came after the queue was read", func(b *broken, r *readCall) {
+			const pause = 20 * time.Millisecond
+			if len(r.messages) > 0 && r.next == r.through {
+				time.Sleep(pause)
+				r.next = b.module.LatestPosition()
+			}
+		})},
 		"tokens-ahead-hide-nothing": {{What: "since is taken as it comes", breaks: func(_ *host, b *broken) {
 			b.calls.sinceForSync = func(position types.Position) types.Position { return position }
 		}}},
@@ -96,8 +92,8 @@ type readCall struct {
 }
 
 // reading is a fault in what is made of a call of ReadForSync.
-func reading(what string, change func(*broken, *readCall)) Fault {
-	return Fault{What: what, breaks: func(_ *host, b *broken) {
+func reading(what string, change func(*broken, *readCall), also ...string) Fault {
+	return Fault{What: what, Also: also, breaks: func(_ *host, b *broken) {
 		b.calls.readForSync = func(ctx context.Context, device types.Device, after, through types.Position, ignored streams.IgnoredSenders) ([]types.Message, types.Position, error) {
 			r := &readCall{ctx: ctx, device: device, after: after, through: through}
 			r.messages, r.next, r.err = b.module.ReadForSync(ctx, device, after, through, ignored)
@@ -131,6 +127,20 @@ func answerEverybody(h *host, b *broken) {
 		defer mu.Unlock()
 		end()
 		end = func() {}
+	}
+}
+
+// overtake has the module hold a wake-up back until after the next.
+func overtake(_ *host, b *broken) {
+	var late func()
+	b.asks.wakeDevices = func(position types.Position, wakeups []writer.Wakeup) {
+		if late == nil {
+			late = func() { b.asks.Host.WakeDevices(position, wakeups) }
+			return
+		}
+		b.asks.Host.WakeDevices(position, wakeups)
+		late()
+		late = nil
 	}
 }
 
