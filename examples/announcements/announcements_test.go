@@ -66,9 +66,13 @@ type chain struct {
 	token    string
 }
 
-func newChain(t *testing.T, s *announcements.Store) *chain {
+func newChain(t *testing.T, s *announcements.Store) *chain { return newLimitedChain(t, s, positions.Limits{}) }
+
+func newLimitedChain(t *testing.T, s *announcements.Store, limits positions.Limits) *chain {
 	t.Helper()
-	registry, err := positions.NewRegistry(s.Stream())
+	stream := s.Stream()
+	stream.Limits = limits
+	registry, err := positions.NewRegistry(stream)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,6 +132,20 @@ func TestEachOnceAlongTheChain(t *testing.T) {
 		late.want("c")
 		early.registry = late.registry
 		early.want("c")
+	})
+}
+
+func TestLimitsAlongTheChain(t *testing.T) {
+	onEach(t, func(t *testing.T, db database) {
+		s := db.open(t)
+		post(t, s, "a", "b", "c", "d", "e")
+		for limits, each := range map[positions.Limits]int{{Items: 2}: 2, {Items: 5}: 5, {Bytes: 1}: 1} {
+			c := newLimitedChain(t, s, limits)
+			for ids := []string{"a", "b", "c", "d", "e"}; len(ids) > 0; ids = ids[min(each, len(ids)):] {
+				c.want(ids[:min(each, len(ids))]...)
+			}
+			c.want()
+		}
 	})
 }
 
