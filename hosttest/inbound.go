@@ -1,10 +1,8 @@
 package hosttest
 
 import (
-	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -136,7 +134,7 @@ func originsAreAuthenticated(ctx context.Context, tr *trial, remotes []*remote.S
 	if err = tr.mustTransmit(ctx, r, tr.name("txn"), victim.ToDevice(tr.name("id"), to(numbered(103), bob)), spoofed); err != nil {
 		return err
 	}
-	return tr.wantAfter(ctx, bob, 0, 0)
+	return tr.wantAll(ctx, bob, 0)
 }
 
 func repetitionsAreStoredOnce(ctx context.Context, tr *trial, r *remote.Server) error {
@@ -163,7 +161,7 @@ func repetitionsAreStoredOnce(ctx context.Context, tr *trial, r *remote.Server) 
 			return err
 		}
 	}
-	return tr.wantAfter(ctx, bob, 0, 1)
+	return tr.wantAll(ctx, bob, 1)
 }
 
 func edusAreStoredBeforeTheAnswer(ctx context.Context, tr *trial, r *remote.Server) error {
@@ -208,7 +206,7 @@ func edusAreStoredBeforeTheAnswer(ctx context.Context, tr *trial, r *remote.Serv
 	if err = tr.crash(ctx); err != nil {
 		return err
 	}
-	return tr.wantAfter(ctx, bob, 0, n)
+	return tr.wantAll(ctx, bob, n)
 }
 
 func limitedServersAreToldToWait(ctx context.Context, tr *trial, r *remote.Server) error {
@@ -238,42 +236,31 @@ func limitedServersAreToldToWait(ctx context.Context, tr *trial, r *remote.Serve
 	if err = tr.retransmit(ctx, r, txnID, edus...); err != nil {
 		return err
 	}
-	return tr.wantAfter(ctx, bob, 0, total)
+	return tr.wantAll(ctx, bob, total)
 }
 
-// smallRoom is less than an operator may configure: it takes a few EDUs to fill. Large bodies have three quarters of it.
+// smallRoom is less than an operator may configure: it takes little to fill. Large bodies have three quarters of it.
 const smallRoom = 1 << 20
 
-// padded returns EDUs of 64 KiB, so many of them. Nobody but the last one is for a device.
-func padded(r *remote.Server, n int, toDevice object) (edus []any) {
-	const envelope = 256
-	for range n - 1 {
-		edus = append(edus, object{"edu_type": "org.example.unknown", "origin": r.Name, "content": object{
-			"padding": strings.Repeat("x", remote.MaxEDUBytes-envelope),
-		}})
-	}
-	return append(edus, toDevice)
-}
-
-// trickle is a body that arrives at 80 KiB a second once some of it is there, and without an end.
+// trickle is a body of white space of which some comes at once, and 80 KiB a second from then on, without an end.
 type trickle struct {
-	io.Reader
-	ctx context.Context
+	ctx   context.Context
+	begun int // bytes
 }
 
 func (t *trickle) Read(p []byte) (int, error) {
-	const pause, bytes = 50 * time.Millisecond, 4 << 10
-	if n, err := t.Reader.Read(p); n > 0 {
-		return n, err
+	const atOnce, pause, bytes = 256 << 10, 50 * time.Millisecond, 4 << 10
+	n := len(p)
+	if t.begun >= atOnce {
+		n = min(n, bytes)
+		select {
+		case <-t.ctx.Done():
+			return 0, t.ctx.Err()
+		case <-time.After(pause):
+		}
 	}
-	select {
-	case <-t.ctx.Done():
-		return 0, t.ctx.Err()
-	case <-time.After(pause):
-		n := min(len(p), bytes)
-		copy(p, strings.Repeat("x", n))
-		return n, nil
-	}
+	t.begun += n
+	return copy(p, strings.Repeat(" ", n)), nil
 }
 
 // A large body that has begun to arrive takes its room from the others, and loses it when another one needs it and it arrives too slowly. Whoever has not
@@ -286,20 +273,20 @@ func bodiesAreHeld(ctx context.Context, tr *trial, remotes []*remote.Server) err
 	if err != nil {
 		return err
 	}
-	const begun, all, little = 256 << 10, 60, 3 // bytes that come at once, of EDUs that take a minute, and EDUs that need room beside them
-	txnID, edus := tr.name("txn"), padded(slow, all, slow.ToDevice(tr.name("id"), to(numbered(1), bob)))
+	txnID, edu := tr.name("txn"), slow.ToDevice(tr.name("id"), to(numbered(1), bob))
 	type result struct {
 		answer
 		err error
 	}
 	answered := make(chan result, 1)
 	go func() {
-		a, err := tr.transmitAs(ctx, slow, remote.OwnTransaction{ID: txnID, EDUs: edus, Body: func(body []byte) io.Reader {
-			return &trickle{bytes.NewReader(body[:begun]), ctx}
-		}})
+		a, err := tr.transmitAs(ctx, slow, remote.OwnTransaction{ID: txnID, EDUs: []any{edu}, Body: &trickle{ctx: ctx}})
 		answered <- result{a, err}
 	}()
-	others := padded(quick, little, quick.ToDevice(tr.name("id"), to(numbered(0), bob)))
+	others := []any{quick.ToDevice(tr.name("id"), to(numbered(0), bob))}
+	for range 2 { // which make it too large for a place among the small ones
+		others = append(others, object{"edu_type": "org.example.unknown", "origin": quick.Name, "content": object{"padding": strings.Repeat("x", 60_000)}})
+	}
 	var a answer
 	err = tr.await(ctx, "a body that takes room from others and arrives slowly is refused", func() (bool, any, error) {
 		if err := tr.mustTransmit(ctx, quick, tr.name("txn"), others...); err != nil {
@@ -319,10 +306,10 @@ func bodiesAreHeld(ctx context.Context, tr *trial, remotes []*remote.Server) err
 	if err = a.want(http.StatusServiceUnavailable, "a body that takes room from others and arrives slowly"); err != nil {
 		return err
 	}
-	if err = tr.mustTransmit(ctx, slow, txnID, edus[all-1]); err != nil { // nothing of it was taken for processed
+	if err = tr.mustTransmit(ctx, slow, txnID, edu); err != nil { // nothing of it was taken for processed
 		return err
 	}
-	return tr.wantAfter(ctx, bob, 0, 2)
+	return tr.wantAll(ctx, bob, 2)
 }
 
 func deviceListsAreMarkedStale(ctx context.Context, tr *trial, r *remote.Server) error {

@@ -153,7 +153,7 @@ func destinationsAreReached(ctx context.Context, tr *trial, r *remote.Server) er
 		return err
 	}
 	r.Behave(always(unavailable))
-	if err = alice.sendNumbered(ctx, deviceOf(r, "bob"), 0, 1); err != nil {
+	if err = alice.sendNumbered(ctx, deviceOf(r), 0, 1); err != nil {
 		return err
 	}
 	if err = tr.awaitTransactions(ctx, r, 1); err != nil {
@@ -181,7 +181,7 @@ func aRingMakesATransaction(ctx context.Context, tr *trial, r *remote.Server) er
 		return err
 	}
 	defer fail[ringCall](tr.seam, errHeldBack)() // those of the module
-	if err = alice.sendNumbered(ctx, deviceOf(r, "bob"), 0, 1); err != nil {
+	if err = alice.sendNumbered(ctx, deviceOf(r), 0, 1); err != nil {
 		return err
 	}
 	err = tr.await(ctx, "the module rings for what waits", func() (bool, any, error) {
@@ -221,7 +221,7 @@ func transactionsGoThroughTheModule(ctx context.Context, tr *trial, r *remote.Se
 	if err != nil {
 		return err
 	}
-	bob := deviceOf(r, "bob")
+	bob := deviceOf(r)
 	if err = alice.sendNumbered(ctx, bob, 0, 3); err != nil {
 		return err
 	}
@@ -251,13 +251,13 @@ func transactionsAreSentAsTheyAre(ctx context.Context, tr *trial, r *remote.Serv
 		return err
 	}
 	r.Script(remote.ProcessAndDrop())
-	if err = alice.sendNumbered(ctx, deviceOf(r, "bob"), 0, 1); err != nil {
+	if err = alice.sendNumbered(ctx, deviceOf(r), 0, 1); err != nil {
 		return err
 	}
 	if err = tr.awaitTransactions(ctx, r, 1); err != nil {
 		return err
 	}
-	if err = alice.sendNumbered(ctx, deviceOf(r, "bob"), 1, 3); err != nil {
+	if err = alice.sendNumbered(ctx, deviceOf(r), 1, 3); err != nil {
 		return err
 	}
 	if err = tr.awaitTransactions(ctx, r, 2); err != nil {
@@ -284,7 +284,7 @@ func failuresAreTold(ctx context.Context, tr *trial, remotes []*remote.Server) e
 	}
 	for i, r := range remotes {
 		r.Script(failures[i]())
-		if err = alice.sendNumbered(ctx, deviceOf(r, "bob"), 0, 1); err != nil {
+		if err = alice.sendNumbered(ctx, deviceOf(r), 0, 1); err != nil {
 			return err
 		}
 	}
@@ -305,7 +305,7 @@ func refusalsAreTold(ctx context.Context, tr *trial, r *remote.Server) error {
 		}
 		return remote.Accept()
 	})
-	bob := deviceOf(r, "bob")
+	bob := deviceOf(r)
 	if err = alice.sendNumbered(ctx, bob, 0, 1); err != nil {
 		return err
 	}
@@ -338,7 +338,7 @@ func backoffIsTold(ctx context.Context, tr *trial, remotes []*remote.Server) err
 		return err
 	}
 	failing.Behave(always(unavailable))
-	if err = alice.send(ctx, to(numbered(0), deviceOf(failing, "bob"), deviceOf(healthy, "bob"))); err != nil {
+	if err = alice.send(ctx, to(numbered(0), deviceOf(failing), deviceOf(healthy))); err != nil {
 		return err
 	}
 	if err = tr.awaitLeftAlone(ctx, failing); err != nil {
@@ -370,7 +370,7 @@ func revivedDestinationsAreSentTo(ctx context.Context, tr *trial, r *remote.Serv
 	}
 	defer fail[reachCall](tr.seam, errHeldBack)() // so that the module does not revive it
 	r.Behave(always(unavailable))
-	if err = alice.sendNumbered(ctx, deviceOf(r, "bob"), 0, 1); err != nil {
+	if err = alice.sendNumbered(ctx, deviceOf(r), 0, 1); err != nil {
 		return err
 	}
 	pause, err := tr.awaitLongPause(ctx, r)
@@ -396,7 +396,7 @@ func remotesAreNoticed(ctx context.Context, tr *trial, r *remote.Server) error {
 		return err
 	}
 	r.Behave(always(unavailable))
-	if err = alice.sendNumbered(ctx, deviceOf(r, "bob"), 0, 1); err != nil {
+	if err = alice.sendNumbered(ctx, deviceOf(r), 0, 1); err != nil {
 		return err
 	}
 	defer fail[reachCall](tr.seam, errHeldBack)() // which would have its failures end
@@ -424,7 +424,7 @@ func edusArriveOnceAndInOrder(ctx context.Context, tr *trial, r *remote.Server) 
 	}
 	release := make(chan struct{})
 	r.Script(remote.AcceptLate(release), remote.ProcessAndDrop(), unavailable())
-	bob := deviceOf(r, "bob")
+	bob := deviceOf(r)
 	const many = 150 // more than a transaction may have
 	if err = alice.sendNumbered(ctx, bob, 0, many); err != nil {
 		return err
@@ -448,13 +448,13 @@ func edusOutliveARestart(ctx context.Context, tr *trial, r *remote.Server) error
 	if err = r.Close(); err != nil {
 		return err
 	}
-	if err = alice.sendNumbered(ctx, deviceOf(r, "bob"), 0, 3); err != nil {
+	if err = alice.sendNumbered(ctx, deviceOf(r), 0, 3); err != nil {
 		return err
 	}
 	if err = tr.restart(ctx); err != nil {
 		return err
 	}
-	if err = alice.sendNumbered(ctx, deviceOf(r, "bob"), 3, 6); err != nil {
+	if err = alice.sendNumbered(ctx, deviceOf(r), 3, 6); err != nil {
 		return err
 	}
 	if err = tr.crash(ctx); err != nil {
@@ -477,7 +477,7 @@ func destinationsDoNotWaitForEachOther(ctx context.Context, tr *trial, remotes [
 	}
 	release := make(chan struct{})
 	slow.Script(remote.AcceptLate(release))
-	if err = alice.sendNumbered(ctx, deviceOf(slow, "bob"), 0, 1); err != nil {
+	if err = alice.sendNumbered(ctx, deviceOf(slow), 0, 1); err != nil {
 		return err
 	}
 	if err = tr.awaitTransactions(ctx, slow, 1); err != nil {
@@ -485,7 +485,7 @@ func destinationsDoNotWaitForEachOther(ctx context.Context, tr *trial, remotes [
 	}
 	const many = 5
 	for n := range many {
-		m := to(numbered(n), deviceOf(healthy, "bob"), deviceOf(dead, "bob"), bob)
+		m := to(numbered(n), deviceOf(healthy), deviceOf(dead), bob)
 		if err = alice.send(ctx, m.add(slow.User("bob"), "FIRST", numbered(n+1))); err != nil {
 			return err
 		}
@@ -512,7 +512,7 @@ func nobodyIsRungForNothing(ctx context.Context, tr *trial, r *remote.Server) er
 	if err != nil {
 		return err
 	}
-	if err = alice.sendNumbered(ctx, deviceOf(r, "bob"), 0, 3); err != nil {
+	if err = alice.sendNumbered(ctx, deviceOf(r), 0, 3); err != nil {
 		return err
 	}
 	if err = tr.wantAt(ctx, r, 3); err != nil {
@@ -536,7 +536,7 @@ func nobodyIsRungForNothing(ctx context.Context, tr *trial, r *remote.Server) er
 	if err = tr.mustTransmit(ctx, r, tr.name("txn"), r.ToDevice(tr.name("id"), to(numbered(3), bob))); err != nil {
 		return err
 	}
-	if err = tr.wantAfter(ctx, bob, 0, 4); err != nil {
+	if err = tr.wantAll(ctx, bob, 4); err != nil {
 		return err
 	}
 	if rings = calls[ringCall](tr.seam); len(rings) > 0 {

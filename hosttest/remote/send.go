@@ -32,8 +32,8 @@ type OwnTransaction struct {
 	For   string
 	// Header changes the Authorization header once it is signed.
 	Header func(string) string
-	// Body changes what is sent once it is signed; nil sends it as it is.
-	Body func([]byte) io.Reader
+	// Body is sent in place of what is signed, without a word of its length.
+	Body io.Reader
 }
 
 // Answer is what a server answered.
@@ -42,7 +42,7 @@ type Answer struct {
 	Body   []byte
 }
 
-// Send sends a transaction to a server, once, and returns its answer, whatever its status.
+// Send sends a transaction to a server, once, and returns its answer, whatever its status. It waits for that until the context ends.
 func (s *Server) Send(ctx context.Context, serverName string, x OwnTransaction) (Answer, error) {
 	body, err := json.Marshal(object{
 		"origin": s.Name, "origin_server_ts": 1700000000000, "pdus": append([]any{}, x.PDUs...), "edus": append([]any{}, x.EDUs...),
@@ -57,10 +57,10 @@ func (s *Server) Send(ctx context.Context, serverName string, x OwnTransaction) 
 	// The body as it is: signing has written it in a way of its own.
 	req.Body, req.ContentLength, req.GetBody = io.NopCloser(bytes.NewReader(body)), int64(len(body)), nil
 	if x.Body != nil {
-		req.Body = io.NopCloser(x.Body(body))
+		req.Body, req.ContentLength = io.NopCloser(x.Body), -1
 	}
 	req.URL.Scheme, req.URL.Host = "https", serverName
-	res, err := (&http.Client{Transport: s.transport, Timeout: requestTimeout}).Do(req.WithContext(ctx))
+	res, err := (&http.Client{Transport: s.transport}).Do(req.WithContext(ctx))
 	if err != nil {
 		return Answer{}, err
 	}
