@@ -160,16 +160,13 @@ func wakeUpsComeInOrder(ctx context.Context, tr *trial) error {
 		if published := module.LatestPosition(); published < call.Position {
 			note("WakeDevices is called with %d while the last position is %d", call.Position, published)
 		}
-		for _, w := range call.Wakeups {
-			for _, deviceID := range w.DeviceIDs {
-				device := types.Device{UserID: w.UserID, DeviceID: deviceID}
-				found, err := store.Messages(ctx, device, newest[device], call.Position, math.MaxInt32, nil)
-				if err != nil || len(found) == 0 {
-					note("WakeDevices is called for %s %s, for whom there is nothing new up to %d (%v)", w.UserID, deviceID, call.Position, err)
-					continue
-				}
-				newest[device] = found[len(found)-1].Position
+		for device := range woken(call) {
+			found, err := store.Messages(ctx, device, newest[device], call.Position, math.MaxInt32, nil)
+			if err != nil || len(found) == 0 {
+				note("WakeDevices is called for %s %s, for whom there is nothing new up to %d (%v)", device.UserID, device.DeviceID, call.Position, err)
+				continue
 			}
+			newest[device] = found[len(found)-1].Position
 		}
 		return nil
 	})
@@ -210,4 +207,15 @@ func wakeUpsComeInOrder(ctx context.Context, tr *trial) error {
 	mu.Lock()
 	defer mu.Unlock()
 	return errors.Join(faults...)
+}
+
+// woken returns the devices that a call names, each of them once.
+func woken(call wakeDevicesCall) map[types.Device]struct{} {
+	named := make(map[types.Device]struct{})
+	for _, w := range call.Wakeups {
+		for _, deviceID := range w.DeviceIDs {
+			named[types.Device{UserID: w.UserID, DeviceID: deviceID}] = struct{}{}
+		}
+	}
+	return named
 }
