@@ -20,11 +20,6 @@ import (
 // outboundPromises are about the transactions to other servers.
 var outboundPromises = []Promise{
 	{
-		Name:  "destinations-are-reached",
-		Text:  "Reach returns nil if the destination answers requests, be the homeserver leaving it alone or not, and an error otherwise.",
-		check: withRemote(destinationsAreReached),
-	},
-	{
 		Name:  "a-ring-makes-a-transaction",
 		Text:  "Ring makes the homeserver begin a transaction to a destination that it does not leave alone.",
 		check: withRemote(aRingMakesATransaction),
@@ -35,15 +30,20 @@ var outboundPromises = []Promise{
 		check: withRemote(transactionsGoThroughTheModule),
 	},
 	{
-		Name: "transactions-are-sent-as-they-are",
-		Text: "Deliver sends the transaction under the ID and with the content that it is given: one that the destination may have already is the same " +
-			"as before.",
-		check: withRemote(transactionsAreSentAsTheyAre),
+		Name:  "destinations-are-reached",
+		Text:  "Reach returns nil if the destination answers requests, be the homeserver leaving it alone or not, and an error otherwise.",
+		check: withRemote(destinationsAreReached),
 	},
 	{
 		Name:  "failures-are-told",
 		Text:  "Deliver returns nil after the destination's 200 alone: what was not answered so is sent again.",
 		check: withRemotes(len(failures), failuresAreTold),
+	},
+	{
+		Name: "transactions-are-sent-as-they-are",
+		Text: "Deliver sends the transaction under the ID and with the content that it is given: one that the destination may have already is the same " +
+			"as before.",
+		check: withRemote(transactionsAreSentAsTheyAre),
 	},
 	{
 		Name: "refusals-are-told",
