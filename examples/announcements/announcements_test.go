@@ -66,7 +66,9 @@ type chain struct {
 	token    string
 }
 
-func newChain(t *testing.T, s *announcements.Store) *chain { return newLimitedChain(t, s, positions.Limits{}) }
+func newChain(t *testing.T, s *announcements.Store) *chain {
+	return newLimitedChain(t, s, positions.Limits{})
+}
 
 func newLimitedChain(t *testing.T, s *announcements.Store, limits positions.Limits) *chain {
 	t.Helper()
