@@ -17,19 +17,22 @@ import (
 	"time"
 )
 
+// takenAddresses has a UDP socket at each address that was given out, which nobody sends to: other processes see by it that the address is taken.
 var takenAddresses sync.Map
 
 // FreeAddress returns a loopback address below the range outgoing connections take their ports
 // from. Within that range a client that retries while the server is down can be given the
 // server's own port, and then talks to itself.
 //
-// No address is given out twice: a server that is down is still known by its own.
+// No address is given out twice, nor to another process while this one lives: a server that is down is still known by its own.
 func FreeAddress() (string, error) {
 	for range 200 {
 		address := fmt.Sprintf("127.0.0.1:%d", 20000+mathrand.IntN(12000))
-		if _, taken := takenAddresses.LoadOrStore(address, true); taken {
+		taken, err := net.ListenPacket("udp", address)
+		if err != nil {
 			continue
 		}
+		takenAddresses.Store(address, taken)
 		l, err := net.Listen("tcp", address)
 		if err != nil {
 			continue
