@@ -11,7 +11,7 @@ MODULES := e2e/js/node_modules
 OLM := goolm
 
 # The tests that hold hosts against every promise of the contract: they wait for minutes.
-CONTRACT := ^(TestDendriteKeepsTheContract|TestEachFaultBreaksItsPromise)$$
+CONTRACT := ^(TestDendriteKeepsTheContract|TestSmallHostKeepsThePromises|TestEachFaultBreaksItsPromise)$$
 
 # The homeserver that the module is compiled into: matrix-org or element-hq. Those to test on are both where none is named.
 HOSTS := $(or $(HOST),matrix-org element-hq)
