@@ -5,9 +5,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/matrix-org/dendrite/setup/config"
 )
 
 // hostsFlag finds the flags that the host defines in a file, with their defaults.
@@ -15,7 +18,7 @@ var hostsFlag = regexp.MustCompile(`flag\.(?:String|Bool|Int)\("([^"]+)",\s*("[^
 
 func hostsFlags(t *testing.T, file string) map[string]string {
 	t.Helper()
-	dir, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/matrix-org/dendrite").Output()
+	dir, err := exec.Command("go", "list", "-f", "{{.Module.Dir}}", reflect.TypeFor[config.Dendrite]().PkgPath()).Output()
 	if err != nil {
 		t.Fatal(err)
 	}
