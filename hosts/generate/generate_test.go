@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -77,5 +78,23 @@ func TestVariantOfNothing(t *testing.T) {
 	}
 	if err := hosts[0].unused(dir, nil); err == nil {
 		t.Error("a variant of a file that does not exist passed")
+	}
+}
+
+// What names the first host in a text would look for it in the wrong module.
+func TestNothingNamesTheFirstHost(t *testing.T) {
+	quoted := regexp.MustCompile("[\"`]" + regexp.QuoteMeta(first) + "(/[^\"`]*)?[\"`]")
+	for _, h := range hosts {
+		files, err := h.files(root)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, content := range files {
+			for _, path := range quoted.FindAllString(string(content), -1) {
+				if !strings.HasPrefix(path[1:], module) {
+					t.Errorf("%s of %s has %s", name, h.name, path)
+				}
+			}
+		}
 	}
 }
