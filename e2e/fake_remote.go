@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -98,7 +99,9 @@ func (r *FakeRemote) report(t testing.TB) {
 // Send sends a transaction to a server, once, and returns its answer.
 func (r *FakeRemote) Send(t testing.TB, s *Server, x OwnTransaction) Answer {
 	t.Helper()
-	a, err := r.Server.Send(t.Context(), s.name, x)
+	ctx, cancel := context.WithTimeout(t.Context(), deadline)
+	defer cancel()
+	a, err := r.Server.Send(ctx, s.name, x)
 	if err != nil {
 		return Answer{Err: err}
 	}
