@@ -55,20 +55,15 @@ test: synapse js ## Run every test: units, both databases, with and without cgo,
 	./scripts/go-test ./...
 	CGO_ENABLED=0 ./scripts/go-test ./storage/...
 	$(if $(filter element-hq,$(HOSTS)),cd hosts/element-hq && ../../scripts/go-test ./...)
-	$(MAKE) --no-print-directory -j $(words $(HOSTS)) -O $(HOSTS:%=test-on-%)
-
-# They wait more than they work, so both hosts are tested at once.
-.PHONY: $(HOSTS:%=test-on-%)
-$(HOSTS:%=test-on-%): test-on-%:
-	cd e2e && TODEVICE_E2E_HOST=$* ../scripts/go-test -tags $(OLM) -timeout 40m ./...
+	$(foreach host,$(HOSTS),cd e2e && TODEVICE_E2E_HOST=$(host) ../scripts/go-test -tags $(OLM) -timeout 40m ./... && cd .. && ):
 
 .PHONY: race
-race: ## Run the tests of the module with the race detector, three times; those that wait for minutes once
+race: ## Run the tests of the module with the race detector, three times, but for those of race-hosts
 	./scripts/go-test -race -count=3 -timeout 30m -skip '$(CONTRACT)' ./...
-	./scripts/go-test -race -timeout 30m -run '$(CONTRACT)' ./hosttest
 
 .PHONY: race-hosts
-race-hosts: ## Hold both hosts, or HOST, against the contract with the race detector, and run the second one's other tests with it
+race-hosts: ## Hold all hosts against the contract with the race detector, and run the second one's other tests with it
+	./scripts/go-test -race -timeout 30m -run '$(CONTRACT)' ./hosttest
 	$(if $(filter matrix-org,$(HOSTS)),./scripts/go-test -race -timeout 30m -run '$(CONTRACT)' ./host)
 	$(if $(filter element-hq,$(HOSTS)),cd hosts/element-hq && ../../scripts/go-test -race -timeout 30m ./...)
 

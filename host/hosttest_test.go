@@ -40,6 +40,7 @@ func TestDendriteKeepsTheContract(t *testing.T) {
 		"sqlite":   func(t *testing.T) string { return "file:" + filepath.Join(t.TempDir(), "syncapi.db") },
 	} {
 		t.Run(backend, func(t *testing.T) {
+			t.Parallel() // the kit waits more than it works
 			hosttest.Test(t, hosttest.Kit{
 				Start:       startDendrite,
 				NewDatabase: func() (string, error) { return newDatabase(t), nil },
