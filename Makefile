@@ -2,6 +2,7 @@ GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 SBOM := github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0
 FUZZTIME ?= 60s
+COUNT ?= 3
 FUZZERS := ./routing:FuzzRequestBody ./routing:FuzzPath ./admin:FuzzParameters ./host:FuzzSinceToken ./positions:FuzzToken .:FuzzConfig ./consumers:FuzzInboundEDU ./host:FuzzTransaction ./host:FuzzForVerifying ./wire:FuzzObject
 SYNAPSE := e2e/.synapse
 # Whether the server of make torture and the torture itself have the race detector.
@@ -58,8 +59,8 @@ test: synapse js ## Run every test: units, both databases, with and without cgo,
 	$(foreach host,$(HOSTS),cd e2e && TODEVICE_E2E_HOST=$(host) ../scripts/go-test -tags $(OLM) -timeout 40m ./... && cd .. && ):
 
 .PHONY: race
-race: ## Run the tests of the module with the race detector, three times, but for those of race-hosts
-	./scripts/go-test -race -count=3 -timeout 30m -skip '$(CONTRACT)' ./...
+race: ## Run the tests of the module with the race detector, COUNT times (3), but for those of race-hosts
+	./scripts/go-test -race -count=$(COUNT) -timeout 30m -skip '$(CONTRACT)' ./...
 
 .PHONY: race-hosts
 race-hosts: ## Hold all hosts against the contract with the race detector, and run the second one's other tests with it
