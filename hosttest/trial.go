@@ -4,14 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/matrix-org/dendrite/todevicemodule"
+	"github.com/matrix-org/dendrite/todevicemodule/hosttest/remote"
 	"github.com/matrix-org/dendrite/todevicemodule/types"
 )
 
@@ -168,22 +167,11 @@ func together(n int, f func(i int) error) error {
 	return errors.Join(errs...)
 }
 
-var takenPorts sync.Map
-
-// newServerName returns a name with a port that nobody listens on, below the range that outgoing connections take theirs from: a client that
-// tries again while the homeserver is down could be given that very port. None is given out twice.
+// newServerName returns a name that no other server of any test has.
 func newServerName() (string, error) {
-	const lowest, ports, attempts = 20000, 12000, 200
-	for range attempts {
-		name := fmt.Sprintf("localhost:%d", lowest+rand.N(ports))
-		if _, taken := takenPorts.LoadOrStore(name, true); taken {
-			continue
-		}
-		l, err := net.Listen("tcp", name)
-		if err != nil {
-			continue
-		}
-		return name, l.Close()
+	address, err := remote.FreeAddress()
+	if err != nil {
+		return "", err
 	}
-	return "", fmt.Errorf("no free port from %d to %d", lowest, lowest+ports)
+	return remote.NameAt(address)
 }
