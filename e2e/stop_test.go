@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"net"
 	"strings"
 	"syscall"
 	"testing"
@@ -30,4 +31,24 @@ func TestStoppedWhileEndingByItself(t *testing.T) {
 	if code != 1 || !strings.Contains(output, "Dendrite is exiting now") {
 		t.Errorf("the server ended with %d:\n%s", code, output)
 	}
+}
+
+// An address that is in use ends the server at once, in order, with the reason.
+func TestAddressInUse(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, b Backend) {
+		s := NewServer(t, b, Options{})
+		occupied, err := net.Listen("tcp", s.address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer occupied.Close() //nolint:errcheck
+		if err = s.launch(); err != nil {
+			t.Fatal(err)
+		}
+		code, output := s.WaitExit(t)
+		if code != 1 || !strings.Contains(output, "address already in use") || !strings.Contains(output, "Dendrite is exiting now") {
+			t.Errorf("the server ended with %d:\n%s", code, output)
+		}
+	})
 }

@@ -49,6 +49,7 @@ func serve(cfg *config.Dendrite, configPath string, flags serverFlags) error {
 	// waitForShutdown waits for the count; with one that is counted before they start, that is no race.
 	processCtx.ComponentStarted()
 	internal.SetupStdLogging()
+	fatal := handleFatal()
 	internal.SetupHookLogging(cfg.Logging)
 	internal.SetupPprof()
 	base.PlatformSanityChecks()
@@ -118,11 +119,13 @@ func serve(cfg *config.Dendrite, configPath string, flags serverFlags) error {
 		return err
 	}
 
+	fatal.serving.Store(true)
+	defer fatal.serving.Store(false)
 	go base.SetupAndServeHTTP(processCtx, cfg, routers, httpAddr, nil, nil)
 	if flags.tls() {
 		go base.SetupAndServeHTTP(processCtx, cfg, separately(routers), httpsAddr, flags.certFile, flags.keyFile)
 	}
-	return waitForShutdown(processCtx, toDevice, natsRestarted)
+	return waitForShutdown(processCtx, toDevice, natsRestarted, fatal.failed)
 }
 
 // separately returns the same routes for a second listener. The host adds routes of its own to two of
@@ -191,9 +194,9 @@ const (
 var errStop = errors.New("the stop was given up: something still waits, for an answer of the database perhaps. Nothing that was accepted is lost")
 
 // waitForShutdown is base.WaitForShutdown of Dendrite, except that the module stores what it took before the
-// host closes its databases, that a failure ends the server too, and that a stop has an end. It returns the failure, or that
-// the stop was given up. The first signal asks for a stop, which may be under way already; the second one ends the process at once.
-func waitForShutdown(processCtx *process.ProcessContext, toDevice *host.Dendrite, failed <-chan error) (failure error) {
+// host closes its databases, that a failure of NATS or of the host ends the server too, and that a stop has an end. It returns the
+// failure, or that the stop was given up. The first signal asks for a stop, which may be under way already; the second one ends the process at once.
+func waitForShutdown(processCtx *process.ProcessContext, toDevice *host.Dendrite, nats, fatal <-chan error) (failure error) {
 	signals, ended := make(chan os.Signal, 1), make(chan struct{})
 	defer close(ended)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
@@ -201,11 +204,15 @@ func waitForShutdown(processCtx *process.ProcessContext, toDevice *host.Dendrite
 	case <-signals:
 		logrus.Warn("Shutdown signal received")
 		signal.Reset(syscall.SIGINT, syscall.SIGTERM)
-	case failure = <-failed:
-		logrus.WithError(failure).Error("Stopping")
+	case failure = <-nats:
+		go resetAfter(signals, ended)
+	case failure = <-fatal:
 		go resetAfter(signals, ended)
 	case <-processCtx.WaitForShutdown():
 		go resetAfter(signals, ended)
+	}
+	if failure != nil {
+		logrus.WithError(failure).Error("Stopping")
 	}
 	deadline := time.After(stopAll)
 	endsWithin(time.After(stopModule), toDevice.Stop)
