@@ -19,6 +19,7 @@ import (
 
 // A new device is told of everything, and then of each new announcement once, at once where its /sync waits.
 func TestAnnouncements(t *testing.T) {
+	t.Parallel()
 	onBoth(t, func(t *testing.T, b Backend) {
 		s := StartServer(t, b, Options{Announcements: true})
 		admin, bob := RegisterAdmin(t, s), Register(t, s, "bob")
@@ -67,6 +68,7 @@ func TestAnnouncements(t *testing.T) {
 
 // What is more than a response takes comes with the next ones, at once and each once.
 func TestAnnouncementsWithinLimits(t *testing.T) {
+	t.Parallel()
 	onBoth(t, func(t *testing.T, b Backend) {
 		s := StartServer(t, b, Options{Announcements: true})
 		admin, bob := RegisterAdmin(t, s), Register(t, s, "bob")

@@ -111,6 +111,7 @@ func (c *commandLine) subcommands(t *testing.T) (names []string) {
 
 // Every subcommand against a running server.
 func TestCommandLine(t *testing.T) {
+	t.Parallel()
 	onBoth(t, func(t *testing.T, b Backend) {
 		site := newAdminSite(t, b)
 		token := RegisterAdmin(t, site.server).AccessToken

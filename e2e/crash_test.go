@@ -80,6 +80,7 @@ func TestStopWithWaitingSync(t *testing.T) {
 // The database killed three times under the same load, in the midst of commits: what became of each is
 // found out, never guessed.
 func TestDatabaseKilledUnderLoad(t *testing.T) {
+	t.Parallel()
 	pg := ownPostgres(t)
 	s := StartServer(t, Postgres, Options{Postgres: pg.URL})
 	load := NewLoad(t, s, 8, 4)

@@ -159,6 +159,7 @@ func loginWith(t *testing.T, s *Server, c *Client, passwords ...string) *Client 
 // The server is killed before the host has deleted the device, between that and the deletion of its queue, half way through
 // it, and after it. A device that is made then under the same ID finds nothing; one that was not deleted has all.
 func TestKilledWhileDeleting(t *testing.T) {
+	t.Parallel()
 	const (
 		waiting = 3000
 		many    = 100_000 // deleted in so many transactions that a test can come in between

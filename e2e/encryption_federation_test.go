@@ -6,10 +6,16 @@ import "testing"
 
 // The two users are on servers of their own. A device of one is offline while it gets more keys than come in one transaction and in
 // one /sync; when it is back its user compares emojis with the other one. Then each server is killed in the midst of the talk.
-func TestEncryptedTalkAcrossServers(t *testing.T) { talkAcrossServers(t, underTest) }
+func TestEncryptedTalkAcrossServers(t *testing.T) {
+	t.Parallel()
+	talkAcrossServers(t, underTest)
+}
 
 // The same between servers of both hosts.
-func TestEncryptedTalkAcrossHosts(t *testing.T) { talkAcrossServers(t, underTest.Other()) }
+func TestEncryptedTalkAcrossHosts(t *testing.T) {
+	t.Parallel()
+	talkAcrossServers(t, underTest.Other())
+}
 
 func talkAcrossServers(t *testing.T, other Host) {
 	onBoth(t, func(t *testing.T, b Backend) {

@@ -349,6 +349,7 @@ func TestInboundOtherEDUs(t *testing.T) {
 		alice := Register(t, here, "alice")
 		room := joinRoom(t, alice)
 		remote.Join(t, here, room, remote.User("bob"))
+		awaitMembers(t, alice, room, remote.User("bob"))
 		since := alice.Settle(t, alice.Sync(t, Sync{}).NextBatch)
 		remote.MustSend(t, here, "1",
 			object{"edu_type": "m.unknown", "content": object{}},

@@ -7,14 +7,16 @@ import (
 
 // The clients are those of matrix-js-sdk, with its crypto in Rust. Users and devices of one server.
 func TestEncryptedJS(t *testing.T) {
+	t.Parallel()
 	onBoth(t, func(t *testing.T, b Backend) {
-		s := SharedServer(t, b)
+		s := StartServer(t, b, Options{})
 		jsStory(t, s, s)
 	})
 }
 
 // The two users are on servers of their own.
 func TestEncryptedJSAcrossServers(t *testing.T) {
+	t.Parallel()
 	onBoth(t, func(t *testing.T, b Backend) {
 		// The host backs off from a server that was away, also with requests for the keys of a new user.
 		here, there := StartPair(t, b, Options{}, Options{})

@@ -16,6 +16,7 @@ import (
 // What an unmodified Dendrite left in the stream when it was killed is delivered once and in order, and so is
 // what comes after it. What the unmodified Dendrite had taken out is in its own table.
 func TestLeftoversOfUnmodifiedDendrite(t *testing.T) {
+	t.Parallel()
 	onBoth(t, func(t *testing.T, b Backend) {
 		n := StartNATS(t)
 		js := n.connect(t)
@@ -62,6 +63,7 @@ func TestLeftoversOfUnmodifiedDendrite(t *testing.T) {
 
 // The server is killed again and again while it takes entries, the last time together with nats-server.
 func TestKilledWhileTakingEntries(t *testing.T) {
+	t.Parallel()
 	onBoth(t, func(t *testing.T, b Backend) {
 		n := StartNATS(t)
 		js := n.connect(t)
@@ -100,6 +102,7 @@ func TestKilledWhileTakingEntries(t *testing.T) {
 // module or one of Dendrite's own consumers, which do not outlive that, was the first to notice. It is started again as a supervisor
 // would: what nats-server has confirmed is delivered once and in order. While it is away local devices send to one another.
 func TestNATSKilledUnderEntries(t *testing.T) {
+	t.Parallel()
 	onBoth(t, func(t *testing.T, b Backend) {
 		n := StartNATS(t)
 		js := n.connect(t)
@@ -139,6 +142,7 @@ func TestNATSKilledUnderEntries(t *testing.T) {
 // The same with the host's own NATS: what its streams held when the server was killed is taken out once, whatever
 // kills it while it does so.
 func TestKilledWhileTakingEntriesOfItsOwnNATS(t *testing.T) {
+	t.Parallel()
 	onBoth(t, func(t *testing.T, b Backend) {
 		s := StartServer(t, b, Options{Unmodified: true})
 		bob := Register(t, s, "bob")

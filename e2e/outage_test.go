@@ -20,6 +20,7 @@ const (
 // While the database is away a request is refused as one to repeat, and the repeat is stored
 // once. The server comes back by itself when its database does.
 func TestDatabaseAway(t *testing.T) {
+	t.Parallel()
 	onBoth(t, func(t *testing.T, b Backend) {
 		var s *Server
 		var takeAway, bringBack func()

@@ -35,6 +35,7 @@ func tool(t testing.TB, name string) string {
 
 // The alerts load, fire when they should, and don't when they should not.
 func TestAlertRules(t *testing.T) {
+	t.Parallel()
 	for _, args := range [][]string{{"check", "rules", rulesFile}, {"test", "rules", rulesTestFile}} {
 		if out, err := exec.Command(tool(t, "promtool"), args...).CombinedOutput(); err != nil {
 			t.Errorf("promtool %s: %v\n%s", strings.Join(args, " "), err, out)
@@ -202,6 +203,7 @@ func (p *Prometheus) state(t testing.TB, alert string) (state string) {
 
 // Prometheus scrapes a running server: it has what happened, evaluates the alerts and can draw the dashboard.
 func TestPrometheus(t *testing.T) {
+	t.Parallel()
 	onBoth(t, func(t *testing.T, b Backend) {
 		s := startWithMetrics(t, b, Options{})
 		p := StartPrometheus(t, s)

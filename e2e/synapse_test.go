@@ -190,6 +190,7 @@ func TestWildcardBesideDeviceOfSynapse(t *testing.T) {
 // Synapse fails over one of the messages, whatever comes with it, and answers 500 for its whole transaction. Those
 // behind it arrive all the same.
 func TestMessageThatSynapseFailsOver(t *testing.T) {
+	t.Parallel() // the only one of those with these servers that is
 	// Up to six attempts, the host's pauses between which grow to half a minute, before it is told apart
 	// from a Synapse in trouble.
 	const isolation = 2 * time.Minute

@@ -167,16 +167,26 @@ func joinRoom(t *testing.T, owner *Client, others ...*Client) id.RoomID {
 			t.Fatal(err)
 		}
 	}
+	members := []id.UserID{owner.UserID}
+	for _, c := range others {
+		members = append(members, c.UserID)
+	}
+	awaitMembers(t, owner, room.RoomID, members...)
+	return room.RoomID
+}
+
+// awaitMembers returns once /sync shows them in the room: what the host learns of a room after that is told to the room's members.
+func awaitMembers(t *testing.T, owner *Client, room id.RoomID, members ...id.UserID) {
+	t.Helper()
 	eventually(t, "/sync shows the room and its members", func() (bool, any) {
-		joined := string(owner.Sync(t, Sync{}).Rooms.Join[room.RoomID])
-		for _, c := range others {
-			if !strings.Contains(joined, c.UserID.String()) {
+		joined := string(owner.Sync(t, Sync{}).Rooms.Join[room])
+		for _, member := range members {
+			if !strings.Contains(joined, member.String()) {
 				return false, joined
 			}
 		}
 		return true, nil
 	})
-	return room.RoomID
 }
 
 func flood(t *testing.T, from, to *Client, n int) {

@@ -78,6 +78,7 @@ func hammer(t *testing.T, c *Client, ended *atomic.Bool) (wait func()) {
 // An access token that is in use ends with the call that ends it, however the host ends it. The user's other device is let in as long
 // as its own has not ended, and a new token is good at once.
 func TestTokenEndsAtOnce(t *testing.T) {
+	t.Parallel()
 	ways := append(deletions(), deletion{name: "signing in again", call: func(t *testing.T, _, gone, other *Client) {
 		gone.Login(t, other.server, gone.DeviceID)
 	}})
