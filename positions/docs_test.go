@@ -67,6 +67,7 @@ func TestDocumentedNumbers(t *testing.T) {
 		fmt.Sprintf("at most %d parts of %d bytes at most, those of %d streams of this server and of %d others", maxParts, len(longest.String())+1, maxStreams, maxParts-maxStreams),
 		fmt.Sprintf("digits and `_`, at most %d in all", maxNameBytes),
 		fmt.Sprintf("%d items and %d MiB in a response", limits.Items, limits.Bytes>>20),
+		fmt.Sprintf("nested deeper than %d levels", types.MaxContentDepth),
 	} {
 		if !strings.Contains(text, sentence) {
 			t.Errorf("%s does not say %q", docsFile, sentence)

@@ -18,7 +18,8 @@ type Position int64
 
 // Part is what a stream has to say in one /sync response.
 type Part struct {
-	// JSON is the value under the stream's key, or nil for nothing at all: then the key is left out.
+	// JSON is the value under the stream's key, or nil for nothing at all: then the key is left out. It is UTF-8, and nested no deeper than
+	// types.MaxContentDepth.
 	JSON json.RawMessage
 	// Position is how far the part goes: what follows it is left to the next /sync.
 	Position Position
@@ -43,7 +44,7 @@ const (
 // An error says nothing of the stream: the /sync is answered with a 5xx, and the client asks again with the same since token. So an
 // error must never pass for a stream without news.
 type Provider interface {
-	// Latest returns the last visible position: everything up to and including it can be read, and nothing will be added there. It never
+	// Latest returns the last visible position, 0 or more: everything up to and including it can be read, and nothing will be added there. It never
 	// goes back. Positions that are about microseconds since 1970 stay ahead of every token even where a database is restored from a
 	// backup; those that are counted from 1 are given out again then, and a client that has seen the first ones misses the second ones.
 	// It is called by every /sync, so that it is best answered from memory.

@@ -84,10 +84,22 @@ func (r *Registry) Empty() bool { return r == nil || len(r.streams) == 0 }
 
 // WakeAll says that something may be new for everybody: each /sync that waits looks, and returns if there is something for its device. It
 // comes after the news can be read, does not block, and may be called once too often.
-func (r *Registry) WakeAll() { r.waiting.wakeAll() }
+func (r *Registry) WakeAll() {
+	if !r.Empty() {
+		r.waiting.wakeAll()
+	}
+}
 
 // WakeUsers is WakeAll for all devices of users.
-func (r *Registry) WakeUsers(userIDs ...string) { r.waiting.wakeUsers(userIDs) }
+func (r *Registry) WakeUsers(userIDs ...string) {
+	if !r.Empty() {
+		r.waiting.wakeUsers(userIDs)
+	}
+}
 
 // WakeDevices is WakeAll for devices.
-func (r *Registry) WakeDevices(devices ...types.Device) { r.waiting.wakeDevices(devices) }
+func (r *Registry) WakeDevices(devices ...types.Device) {
+	if !r.Empty() {
+		r.waiting.wakeDevices(devices)
+	}
+}

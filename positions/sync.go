@@ -3,8 +3,10 @@ package positions
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"runtime/debug"
+	"unicode/utf8"
 
 	"github.com/matrix-org/dendrite/todevicemodule/types"
 )
@@ -103,6 +105,9 @@ func (s *Sync) read(ctx context.Context, stream *Stream, at *place) (next Part, 
 	if err != nil {
 		return Part{}, err
 	}
+	if latest < 0 {
+		return Part{}, fmt.Errorf("the provider is at position %d, which no token can have", latest)
+	}
 	if at.position > latest {
 		at.position = latest // it was never handed out, or was before the database was restored
 	}
@@ -123,15 +128,17 @@ func (s *Sync) read(ctx context.Context, stream *Stream, at *place) (next Part, 
 	return next, err
 }
 
-// check returns an error for a part that would have the client miss something, or ask for the same without end.
+// check returns an error for a part that would have the client miss something, ask for the same without end, or fail at the whole response.
 func (p Part) check(at place, latest Position) error {
 	switch {
 	case p.JSON == nil && p.Position != latest:
 		return fmt.Errorf("the provider has nothing up to position %d, but was asked up to %d", p.Position, latest)
 	case p.JSON != nil && (p.Position > latest || p.Position < 0 || at.known && p.Position <= at.position):
 		return fmt.Errorf("the provider's part goes up to position %d, but was asked for from %d to %d", p.Position, at.position, latest)
-	case p.JSON != nil && !json.Valid(p.JSON):
-		return fmt.Errorf("the provider's part is not JSON")
+	case p.JSON != nil && (!json.Valid(p.JSON) || !utf8.Valid(p.JSON)):
+		return errors.New("the provider's part is not JSON in UTF-8")
+	case types.IsTooDeep(p.JSON):
+		return fmt.Errorf("the provider's part is nested deeper than %d levels", types.MaxContentDepth)
 	}
 	return nil
 }

@@ -143,6 +143,8 @@ func TestFailures(t *testing.T) {
 		"away":            {latest: 3, err: away},
 		"panics":          {latest: 3, answer: func(from, to Position) Part { panic("no") }},
 		"no JSON":         {latest: 3, answer: func(from, to Position) Part { return Part{JSON: json.RawMessage(`{`), Position: to} }},
+		"no UTF-8":        {latest: 3, answer: func(from, to Position) Part { return Part{JSON: json.RawMessage("\"\xff\""), Position: to} }},
+		"too deep":        {latest: 3, answer: func(from, to Position) Part { return Part{JSON: nested(types.MaxContentDepth + 1), Position: to} }},
 		"ahead":           {latest: 3, answer: func(from, to Position) Part { return Part{JSON: json.RawMessage(`1`), Position: to + 1} }},
 		"stands still":    {latest: 3, answer: func(from, to Position) Part { return Part{JSON: json.RawMessage(`1`), Position: from} }},
 		"goes back":       {latest: 3, answer: func(from, to Position) Part { return Part{JSON: json.RawMessage(`1`), Position: from - 2} }},
@@ -167,8 +169,26 @@ func TestFailures(t *testing.T) {
 	}
 }
 
+func nested(depth int) json.RawMessage {
+	return json.RawMessage(strings.Repeat("[", depth) + strings.Repeat("]", depth))
+}
+
+// A stream can't be at a position that no token can have: its clients would begin anew with each request.
+func TestNegativeLatest(t *testing.T) {
+	for _, since := range []string{"", "s1", "s1.news-0", "s1.news-3"} {
+		s := registry(t, stream(&fixed{latest: -1})).Begin(device, ParseToken(since))
+		if news, err := s.Read(t.Context()); err == nil || news.Parts != nil || !strings.Contains(err.Error(), "-1") {
+			t.Errorf("since %q: got %+v, %v", since, news, err)
+		}
+		s.End()
+	}
+}
+
 func TestWithoutStreams(t *testing.T) {
 	for name, r := range map[string]*Registry{"none": nil, "empty": registry(t)} {
+		r.WakeAll()
+		r.WakeUsers(device.UserID)
+		r.WakeDevices(device)
 		if !r.Empty() {
 			t.Errorf("%s has streams", name)
 		}
