@@ -24,10 +24,9 @@ type Store struct {
 	db       *sql.DB
 	transact Transact
 
-	mu     sync.Mutex
-	latest positions.Position
-	known  bool // that no later one can have been committed
-	doubts int  // commits of which nobody knows what became
+	mu sync.Mutex
+	// latest is the last position that is known to be committed, and doubtful the last one of a commit of which nobody knows what became.
+	latest, doubtful positions.Position
 }
 
 // The tables. announcements_position has one row: the last position that was given to an announcement.
@@ -42,7 +41,8 @@ var tables = []string{
 	`INSERT INTO announcements_position (id, last) VALUES (1, 0) ON CONFLICT DO NOTHING`,
 }
 
-// Open makes the tables where there are none. What is written goes through transact.
+// Open makes the tables where there are none. What is written goes through transact. It waits for what an earlier process left under way: from
+// then on the last position is known.
 func Open(ctx context.Context, db *sql.DB, transact Transact) (*Store, error) {
 	s := &Store{db: db, transact: transact}
 	return s, transact(func(tx *sql.Tx) error {
@@ -51,7 +51,7 @@ func Open(ctx context.Context, db *sql.DB, transact Transact) (*Store, error) {
 				return err
 			}
 		}
-		return nil
+		return tx.QueryRowContext(ctx, `UPDATE announcements_position SET last = last WHERE id = 1 RETURNING last`).Scan(&s.latest)
 	})
 }
 
@@ -64,8 +64,7 @@ func (s *Store) Stream() positions.Stream {
 // ErrTaken. After any other error it may be stored or not, and can be posted again.
 func (s *Store) Post(ctx context.Context, id, body string) error {
 	var position positions.Position
-	err := s.transact(func(tx *sql.Tx) error {
-		var err error
+	err := s.transact(func(tx *sql.Tx) (err error) {
 		position, err = post(ctx, tx, id, body)
 		return err
 	})
@@ -75,7 +74,7 @@ func (s *Store) Post(ctx context.Context, id, body string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err != nil {
-		s.known, s.doubts = false, s.doubts+1
+		s.doubtful = max(s.doubtful, position)
 		return err
 	}
 	s.latest = max(s.latest, position)

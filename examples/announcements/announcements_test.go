@@ -28,6 +28,18 @@ import (
 type database struct {
 	*sql.DB
 	transact announcements.Transact
+	postgres bool
+}
+
+// awaitWaiter returns once somebody waits for the transaction, which on SQLite everybody does who writes.
+func (db database) awaitWaiter(t *testing.T, tx *sql.Tx) {
+	for waits := !db.postgres; !waits && t.Context().Err() == nil; {
+		row := tx.QueryRow(`SELECT EXISTS (SELECT 1 FROM pg_locks WHERE pg_backend_pid() = ANY (pg_blocking_pids(pid)))`)
+		if err := row.Scan(&waits); err != nil {
+			t.Error(err)
+			return
+		}
+	}
 }
 
 func onEach(t *testing.T, test func(t *testing.T, db database)) {
@@ -42,11 +54,11 @@ func onEach(t *testing.T, test func(t *testing.T, db database)) {
 				return errors.Join(err, tx.Rollback())
 			}
 			return tx.Commit()
-		}})
+		}, true})
 	})
 	t.Run("sqlite", func(t *testing.T) {
 		db := testdb.SQLite(t)(t).DB()
-		test(t, database{db, sqlite.NewWriter(db).Transact})
+		test(t, database{db, sqlite.NewWriter(db).Transact, false})
 	})
 }
 
@@ -245,35 +257,69 @@ func TestCommitInDoubt(t *testing.T) {
 	}
 }
 
-// What is read while a commit is in doubt, and was read before that was known, is asked for again.
-func TestDoubtDuringTheLook(t *testing.T) {
+// A commit whose answer is lost may be done later. Nobody waits for that, and then it is found.
+func TestCommitDoneLater(t *testing.T) {
 	onEach(t, func(t *testing.T, db database) {
-		lost := errors.New("the connection was lost")
-		real := db.transact
-		var during func()
-		fails := false
+		real, later, lost := db.transact, false, errors.New("the connection was lost")
+		held, done := make(chan struct{}), make(chan error)
 		db.transact = func(f func(*sql.Tx) error) error {
-			err := real(f)
-			if next := during; next != nil {
-				during = nil
-				next()
+			if !later {
+				return real(f)
 			}
-			if fails {
-				err = errors.Join(err, lost)
-			}
-			return err
+			begun := make(chan struct{})
+			go func() {
+				done <- real(func(tx *sql.Tx) error {
+					err := f(tx)
+					close(begun)
+					<-held
+					return err
+				})
+			}()
+			<-begun
+			return lost
 		}
 		s := db.open(t)
 		c := newChain(t, s)
-		during = func() { // the first look has its answer, but has not said so
-			fails = true
-			if err := s.Post(t.Context(), "a", "text"); !errors.Is(err, lost) {
-				t.Errorf("the error is %v", err)
-			}
-			fails = false
+		post(t, s, "a")
+		later = true
+		if err := s.Post(t.Context(), "b", "the text of b"); !errors.Is(err, lost) {
+			t.Fatalf("the error is %v", err)
 		}
-		c.want()
+		later = false
 		c.want("a")
+		close(held)
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		c.want("b")
+		post(t, s, "b", "c")
+		c.want("c")
+	})
+}
+
+// What an earlier process left under way is known once the store is open.
+func TestOpenWaitsForAnEarlierProcess(t *testing.T) {
+	onEach(t, func(t *testing.T, db database) {
+		c := newChain(t, db.open(t))
+		c.want()
+		early, ended := make(chan struct{}), make(chan error)
+		go func() {
+			ended <- db.transact(func(tx *sql.Tx) error {
+				_, err := tx.Exec(`UPDATE announcements_position SET last = 7`)
+				if err == nil {
+					_, err = tx.Exec(`INSERT INTO announcements (position, id, posted_at, body) VALUES (7, 'a', 0, 'text')`)
+				}
+				close(early)
+				db.awaitWaiter(t, tx)
+				return err
+			})
+		}()
+		<-early
+		c.registry = newChain(t, db.open(t)).registry
+		c.want("a")
+		if err := <-ended; err != nil {
+			t.Fatal(err)
+		}
 	})
 }
 
@@ -299,11 +345,12 @@ func TestRestoredDatabase(t *testing.T) {
 // A clock that is set back does not move positions back.
 func TestClockBehind(t *testing.T) {
 	onEach(t, func(t *testing.T, db database) {
-		s := db.open(t)
+		db.open(t)
 		ahead := time.Now().Add(time.Hour).UnixMicro()
 		if _, err := db.Exec(`UPDATE announcements_position SET last = $1`, ahead); err != nil {
 			t.Fatal(err)
 		}
+		s := db.open(t)
 		c := newChain(t, s)
 		c.want()
 		post(t, s, "a", "b")
@@ -314,29 +361,41 @@ func TestClockBehind(t *testing.T) {
 	})
 }
 
-// A database that can't be read is an error.
+// A database that can't be read is an error: the items at any time, and the last position while a commit is in doubt.
 func TestUnreadable(t *testing.T) {
 	onEach(t, func(t *testing.T, db database) {
+		real, fails, lost := db.transact, false, errors.New("the connection was lost")
+		db.transact = func(f func(*sql.Tx) error) error {
+			err := real(f)
+			if fails {
+				err = errors.Join(err, lost)
+			}
+			return err
+		}
 		s := db.open(t)
 		post(t, s, "a")
-		c := newChain(t, db.open(t))
-		for _, table := range []string{"announcements", "announcements_position"} {
-			if _, err := db.Exec("ALTER TABLE " + table + " RENAME TO away"); err != nil {
+		c := newChain(t, s)
+		wantError := func(without string) {
+			t.Helper()
+			if _, err := db.Exec("ALTER TABLE " + without + " RENAME TO away"); err != nil {
 				t.Fatal(err)
 			}
 			request := c.registry.Begin(types.Device{UserID: "@bob:x"}, positions.Token{})
+			defer request.End()
 			if news, err := request.Read(t.Context()); err == nil || news.Parts != nil {
-				t.Errorf("without %s: %+v, %v", table, news, err)
+				t.Errorf("without %s: %+v, %v", without, news, err)
 			}
-			request.End()
-			if _, err := db.Exec("ALTER TABLE away RENAME TO " + table); err != nil {
+			if _, err := db.Exec("ALTER TABLE away RENAME TO " + without); err != nil {
 				t.Fatal(err)
 			}
-			if table == "announcements" {
-				c = newChain(t, db.open(t)) // which has not looked yet
-			}
 		}
-		c.want("a")
+		wantError("announcements")
+		fails = true
+		if err := s.Post(t.Context(), "b", "text"); !errors.Is(err, lost) {
+			t.Fatalf("the error is %v", err)
+		}
+		wantError("announcements_position")
+		c.want("a", "b")
 	})
 }
 

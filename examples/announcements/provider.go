@@ -2,7 +2,6 @@ package announcements
 
 import (
 	"context"
-	"database/sql"
 	"encoding/json"
 
 	"github.com/matrix-org/dendrite/todevicemodule/positions"
@@ -16,31 +15,22 @@ type announcement struct {
 	Body     string `json:"body"`
 }
 
-// Latest is part of positions.Provider.
+// Latest is part of positions.Provider. While a commit is in doubt it asks the database, which may have it later: a /sync that waits is then
+// told by the next one. It does not wait for that, since everything else in /sync would wait too.
 func (s *Store) Latest(ctx context.Context) (positions.Position, error) {
 	s.mu.Lock()
-	latest, known, doubts := s.latest, s.known, s.doubts
+	latest, doubtful := s.latest, s.doubtful
 	s.mu.Unlock()
-	if known {
+	if latest >= doubtful {
 		return latest, nil
 	}
-	latest, err := s.settled(ctx)
-	if err != nil {
+	if err := s.db.QueryRowContext(ctx, `SELECT last FROM announcements_position`).Scan(&latest); err != nil {
 		return 0, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.latest = max(s.latest, latest)
-	s.known = s.doubts == doubts
 	return s.latest, nil
-}
-
-// settled returns the last position once nothing is under way that moves it: an UPDATE waits for a commit whose answer was lost.
-func (s *Store) settled(ctx context.Context) (latest positions.Position, err error) {
-	err = s.transact(func(tx *sql.Tx) error {
-		return tx.QueryRowContext(ctx, `UPDATE announcements_position SET last = last WHERE id = 1 RETURNING last`).Scan(&latest)
-	})
-	return latest, err
 }
 
 // Complete is part of positions.Provider: a device that has no position is told of everything.
