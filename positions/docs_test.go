@@ -64,7 +64,7 @@ func TestDocumentedNumbers(t *testing.T) {
 	longest := Token{parts: []part{{strings.Repeat("n", maxNameBytes), 1<<63 - 1}}}
 	limits := Limits{}.orDefault()
 	for _, sentence := range []string{
-		fmt.Sprintf("at most %d parts of %d bytes at most, those of %d streams of this server and of %d others", maxParts, len(longest.String())+1, maxStreams, maxParts-maxStreams),
+		fmt.Sprintf("at most %d parts of %d bytes at most, those of %d streams of this server and of %d others", maxParts, len(longest.String()), maxStreams, maxParts-maxStreams),
 		fmt.Sprintf("digits and `_`, at most %d in all", maxNameBytes),
 		fmt.Sprintf("%d items and %d MiB in a response", limits.Items, limits.Bytes>>20),
 		fmt.Sprintf("nested deeper than %d levels", types.MaxContentDepth),
@@ -155,6 +155,25 @@ func TestDocumentNamesWhatExists(t *testing.T) {
 	}
 	if code := strings.Join(strings.Fields(shown[0][1]), " "); !strings.Contains(example, code) {
 		t.Errorf("the example does not have\n%s", shown[0][1])
+	}
+}
+
+// The command can be built in a repository of somebody else's: Go lets nobody else import what is internal here.
+func TestCommandCanBeCopied(t *testing.T) {
+	files, err := filepath.Glob(filepath.Join("..", "cmd", "dendrite-todevice", "*.go"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("there are no Go files (%v)", err)
+	}
+	for _, file := range files {
+		parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ImportsOnly)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range parsed.Imports {
+			if strings.Contains(path.Path.Value, "/internal/") && strings.Contains(path.Path.Value, "/todevicemodule/") {
+				t.Errorf("%s imports %s", file, path.Path.Value)
+			}
+		}
 	}
 }
 

@@ -8,7 +8,7 @@ import (
 const (
 	// maxNameBytes is how long the name of a stream may be.
 	maxNameBytes = 32
-	// maxParts bounds a token: so many parts are looked at, and so many are written. They take 54 bytes at most.
+	// maxParts bounds a token: so many parts are looked at, and so many are written. They take 53 bytes at most.
 	maxParts = 32
 )
 

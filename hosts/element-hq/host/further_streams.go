@@ -17,8 +17,8 @@ import (
 	"github.com/matrix-org/dendrite/todevicemodule/types"
 )
 
-// UseStreams has /sync answer with further streams beside the host's. It comes before AddAllPublicRoutes. While the module is not enabled
-// they are not in /sync.
+// UseStreams has /sync answer with further streams beside the host's. It comes before AddAllPublicRoutes, and once: another registry takes the
+// place of the first one. While the module is not enabled they are not in /sync.
 func (d *Dendrite) UseStreams(registry *positions.Registry) { d.streams = registry }
 
 // serveStreams has the pool answer, with the parts of further streams and their positions in next_batch. The pool passes over what the since
