@@ -75,7 +75,7 @@ func TestTokensThatClientsMakeUp(t *testing.T) {
 // and in the same order, while several post.
 func TestAnnouncementsToClientsThatLoseAnswers(t *testing.T) {
 	onBoth(t, func(t *testing.T, b Backend) {
-		const clients, posters, each = 8, 3, 40
+		const clients, posters, each = 8, 3, 20
 		s := StartServer(t, b, Options{Announcements: true})
 		admin, bob := RegisterAdmin(t, s), Register(t, s, "bob")
 		_, start := bob.settleAnnounced(t, "")
