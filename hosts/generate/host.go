@@ -6,7 +6,6 @@ import (
 	"go/format"
 	"go/parser"
 	"go/token"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -32,58 +31,43 @@ var hosts = []target{{name: "element-hq", path: "github.com/element-hq/dendrite"
 
 func (h target) dir(root string) string { return filepath.Join(root, "hosts", h.name) }
 
-// files returns what the host's directories are to have, by path below its directory. Where the host's API differs, the file in variants of the same
-// name takes the place of that for the first host.
+// files returns what the host's directories are to have, by path below its directory. Where the host's API differs, the variant of a file takes the
+// place of that for the first host.
 func (h target) files(root string) (map[string][]byte, error) {
-	written := make(map[string][]byte)
-	variants := filepath.Join(root, "hosts", "generate", "variants", h.name)
-	for _, dir := range copied {
-		err := filepath.WalkDir(filepath.Join(root, dir), func(path string, entry fs.DirEntry, err error) error {
-			if err != nil || entry.IsDir() {
-				return err
-			}
-			name, err := filepath.Rel(root, path)
-			if err != nil {
-				return err
-			}
-			source := name
-			variant := filepath.Join(variants, name+".txt")
-			if _, err = os.Stat(variant); err == nil {
-				path = variant
-				if source, err = filepath.Rel(root, variant); err != nil {
-					return err
-				}
-			}
-			content, err := os.ReadFile(path)
-			if err == nil && filepath.Ext(name) == ".go" {
-				content, err = h.translate(filepath.ToSlash(source), content)
-			}
-			written[name] = content
-			return err
-		})
+	names, err := sources(root, copied)
+	if err != nil {
+		return nil, err
+	}
+	variants, err := readVariants(filepath.Join(root, variantsDir), h.name)
+	if err != nil {
+		return nil, err
+	}
+	written := make(map[string][]byte, len(names))
+	for _, name := range names {
+		content, err := os.ReadFile(filepath.Join(root, name))
 		if err != nil {
 			return nil, err
 		}
-	}
-	return written, h.unused(variants, written)
-}
-
-// unused returns an error for a variant of a file that does not exist any more.
-func (h target) unused(variants string, written map[string][]byte) error {
-	err := filepath.WalkDir(variants, func(path string, entry fs.DirEntry, err error) error {
-		if err != nil || entry.IsDir() {
-			return err
+		source := name
+		if v, ok := variants[name]; ok {
+			if content, err = v.replace(content); err != nil {
+				return nil, err
+			}
+			source = filepath.Join(variantsDir, v.path)
 		}
-		name, err := filepath.Rel(variants, strings.TrimSuffix(path, ".txt"))
-		if err == nil && written[name] == nil {
-			err = fmt.Errorf("%s is a variant of no file: delete it", path)
+		if isCode(name) {
+			if content, err = h.translate(filepath.ToSlash(source), content); err != nil {
+				return nil, err
+			}
 		}
-		return err
-	})
-	if os.IsNotExist(err) {
-		return nil
+		written[name] = content
 	}
-	return err
+	for name, v := range variants {
+		if written[name] == nil {
+			return nil, fmt.Errorf("%s is a variant of no file: delete it", v.path)
+		}
+	}
+	return written, nil
 }
 
 // translate returns a Go file with the imports of this host.

@@ -1,6 +1,6 @@
 // Command generate writes the host package and the command for further hosts from those for matrix-org/dendrite: the same files
-// under the import paths of that host. Nothing in them is edited by hand. With -check it writes nothing, and fails if a file is not what
-// it would write.
+// under the import paths of that host, or variants of them. Nothing in them is edited by hand. With -check it writes nothing, and fails if a file is
+// not what it would write.
 package main
 
 import (
