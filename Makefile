@@ -14,9 +14,13 @@ OLM := goolm
 # The tests that hold hosts against every promise of the contract: they wait for minutes.
 CONTRACT := ^(TestDendriteKeepsTheContract|TestSmallHostKeepsThePromises|TestEachFaultBreaksItsPromise)$$
 
-# The homeserver that the module is compiled into: matrix-org or element-hq. Those to test on are both where none is named.
-HOSTS := $(or $(HOST),matrix-org element-hq)
-HOST ?= matrix-org
+# The homeserver that the module is compiled into. Those to test on are all where none is named.
+ALL_HOSTS := matrix-org element-hq
+HOSTS := $(or $(HOST),$(ALL_HOSTS))
+ifeq ($(and $(filter $(ALL_HOSTS),$(HOSTS)),$(if $(HOST),$(filter 1,$(words $(HOST))),1)),)
+$(error HOST is "$(HOST)", from the $(origin HOST): it may be matrix-org or element-hq, as in make build HOST=element-hq)
+endif
+override HOST := $(or $(HOST),matrix-org)
 HOSTDIR := $(if $(filter matrix-org,$(HOST)),.,hosts/$(HOST))
 export TODEVICE_E2E_HOST := $(HOST)
 
@@ -25,6 +29,8 @@ export TODEVICE_E2E_HOST := $(HOST)
 .PHONY: help
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo 'HOST=matrix-org or HOST=element-hq behind it names the Dendrite. Without it tests run on both, and the rest is for matrix-org.'
 
 .PHONY: build
 build: ## Build bin/dendrite-todevice, for element-hq/dendrite with HOST=element-hq
@@ -123,7 +129,7 @@ vulncheck: ## Look for known faults in what is compiled in; VULNDB names a copy 
 	GOVULNCHECK=$(GOVULNCHECK) ./scripts/vulncheck
 
 .PHONY: release
-release: ## Build the binaries of a release into dist, or those of TARGETS, for HOST, with what is in them and checksums
+release: ## Build the binaries of a release into dist/HOST, or those of TARGETS, with what is in them and checksums
 	SBOM=$(SBOM) HOST=$(HOST) ./scripts/release
 
 .PHONY: release-check

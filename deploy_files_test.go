@@ -1,8 +1,11 @@
 package todevicemodule
 
 import (
+	"errors"
 	"os"
+	"os/exec"
 	"path"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -128,6 +131,72 @@ func TestDockerfile(t *testing.T) {
 			return strings.HasSuffix(e.Name(), ".go") && line != "e2e"
 		}) {
 			t.Errorf(".dockerignore leaves out the code in %s", line)
+		}
+	}
+}
+
+// What names no host says which there are, before it does anything.
+func TestUnknownHostIsRefused(t *testing.T) {
+	for _, args := range [][]string{{"make", "-n", "build"}, {"make", "-n", "test"}, {"make", "-n", "release"}, {"./scripts/release"}} {
+		for _, name := range []string{"element", "matrix-org element-hq", "workstation"} {
+			cmd := exec.Command(args[0], args[1:]...)
+			cmd.Env = withoutMake("HOST=" + name) // which some systems set to the machine's name
+			out, err := cmd.CombinedOutput()
+			if err == nil || !strings.Contains(string(out), name) || !strings.Contains(string(out), "it may be matrix-org or element-hq") {
+				t.Errorf("%v with HOST=%s: %v\n%s", args, name, err, out)
+			}
+		}
+	}
+	build := exec.Command("make", "-n", "build", "HOST=")
+	build.Env = withoutMake()
+	out, err := build.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "cd . && go build") {
+		t.Errorf("without a host: %v\n%s", err, out)
+	}
+}
+
+// withoutMake returns the environment without what a make around the tests passes on, and with some more.
+func withoutMake(more ...string) []string {
+	environment := slices.DeleteFunc(os.Environ(), func(entry string) bool {
+		name, _, _ := strings.Cut(entry, "=")
+		return slices.Contains([]string{"MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "HOST", "TARGETS"}, name)
+	})
+	return append(environment, more...)
+}
+
+// Who publishes a release builds it for one host after the other.
+func TestReleaseKeepsThatOfTheOtherHost(t *testing.T) {
+	dir := t.TempDir()
+	for _, file := range []string{"scripts/release", "Dockerfile"} {
+		if err := errors.Join(os.MkdirAll(filepath.Join(dir, filepath.Dir(file)), 0o700), os.WriteFile(filepath.Join(dir, file), []byte(readText(t, file)), 0o700)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	of := func(host string) string { return filepath.Join(dir, "dist", host, "SHA256SUMS") }
+	for _, host := range []string{"matrix-org", "element-hq"} {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(of(host)), 0o700), os.WriteFile(of(host), nil, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	release := exec.Command("sh", "-c", "git init -q && git -c user.name=n -c user.email=e commit -q --allow-empty -m first && scripts/release")
+	release.Dir = dir
+	release.Env = withoutMake("HOST=matrix-org", "TARGETS=linux-none")
+	if out, err := release.CombinedOutput(); err == nil || !strings.Contains(string(out), "unknown target linux-none") {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if _, err := os.Stat(of("matrix-org")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the last release for the host is still there: %v", err)
+	}
+	if _, err := os.Stat(of("element-hq")); err != nil {
+		t.Errorf("that for the other host is gone: %v", err)
+	}
+}
+
+// The quickstart writes a signing key into the directory in which it is run: the module's of each host, or whichever.
+func TestQuickstartDataStaysHere(t *testing.T) {
+	for file, line := range map[string]string{".gitignore": "quickstart-data/", ".dockerignore": "**/quickstart-data"} {
+		if !slices.Contains(strings.Split(readText(t, file), "\n"), line) {
+			t.Errorf("%s does not have %s", file, line)
 		}
 	}
 }
