@@ -161,7 +161,7 @@ func TestAnnouncementsBesideMessages(t *testing.T) {
 	})
 }
 
-// The position lasts through a server that knows of no stream, which carries it along. Unmodified Dendrite takes the token and drops the
+// The position lasts through the other host, and through a server that knows of no stream, which carries it along. Unmodified Dendrite takes the token and drops the
 // position: then a device is told of everything once more, and of nothing less.
 func TestAnnouncementsAcrossOtherServers(t *testing.T) {
 	t.Parallel()
@@ -178,6 +178,16 @@ func TestAnnouncementsAcrossOtherServers(t *testing.T) {
 		if !strings.HasPrefix(part, "announcements-") || !strings.HasSuffix(part, ".other-5.yet_another-9223372036854775807") {
 			t.Fatalf("next_batch is %s", since)
 		}
+		s.SwitchTo(t, Options{Announcements: true, Host: underTest.Other()})
+		wantTokenGood(t, alice, bob, since)
+		ids, since = bob.settleAnnounced(t, since)
+		wantAnnounced(t, "on the other host", ids)
+		announce(t, admin, "of the other host")
+		s.SwitchTo(t, Options{Announcements: true})
+		ids, since = bob.settleAnnounced(t, since)
+		wantAnnounced(t, "back from the other host", ids, "of the other host")
+		part = furtherPart(since)
+
 		exchange := func(n int) {
 			t.Helper()
 			sendNumbered(t, alice, bob, n, n+1)
@@ -210,7 +220,7 @@ func TestAnnouncementsAcrossOtherServers(t *testing.T) {
 		s.SwitchTo(t, Options{Announcements: true})
 		announce(t, admin, "d")
 		ids, since = bob.settleAnnounced(t, since)
-		wantAnnounced(t, "after unmodified Dendrite", ids, "a", "b", "c", "d")
+		wantAnnounced(t, "after unmodified Dendrite", ids, "a", "b", "of the other host", "c", "d")
 		exchange(2)
 		ids, since = bob.settleAnnounced(t, since)
 		wantAnnounced(t, "at the end", ids)

@@ -11,11 +11,12 @@ import (
 )
 
 // The environment variables with the path of a server to test instead of building one: that for the host under test, that for the
-// other one, and that for the host under test with the stream of examples/announcements in it.
+// other one, and both with the stream of examples/announcements in them.
 const (
-	envBinary        = "TODEVICE_E2E_BINARY"
-	envOtherBinary   = "TODEVICE_E2E_OTHER_BINARY"
-	envAnnouncements = "TODEVICE_E2E_ANNOUNCEMENTS_BINARY"
+	envBinary             = "TODEVICE_E2E_BINARY"
+	envOtherBinary        = "TODEVICE_E2E_OTHER_BINARY"
+	envAnnouncements      = "TODEVICE_E2E_ANNOUNCEMENTS_BINARY"
+	envOtherAnnouncements = "TODEVICE_E2E_OTHER_ANNOUNCEMENTS_BINARY"
 )
 
 // binary is the server under test, underTest its host, workDir a directory that lives as long as the program.
@@ -39,8 +40,14 @@ func Prepare(dir string, race bool) (err error) {
 // other returns the path of the server for the other host, which is built for the first test that asks for it.
 var other = sync.OnceValues(func() (string, error) { return underTest.Other().server(envOtherBinary) })
 
-// announcing returns the path of the server with announcements, which is built for the first test that asks for it.
-var announcing = sync.OnceValues(func() (string, error) { return underTest.server(envAnnouncements, "-tags", "announcements") })
+// announcing returns the path of the server with announcements, which is built for the first test that asks for it, and announcingOther that of
+// the other host.
+var (
+	announcing      = sync.OnceValues(func() (string, error) { return underTest.server(envAnnouncements, "-tags", "announcements") })
+	announcingOther = sync.OnceValues(func() (string, error) {
+		return underTest.Other().server(envOtherAnnouncements, "-tags", "announcements")
+	})
+)
 
 // server builds the server with the flags of go build, unless the environment names one.
 func (h Host) server(env string, flags ...string) (string, error) {
@@ -62,6 +69,8 @@ func (o Options) binary() (string, error) {
 		return unmodifiedOther()
 	case o.Unmodified:
 		return unmodified()
+	case o.Announcements && isOther:
+		return announcingOther()
 	case isOther:
 		return other()
 	case o.Announcements:

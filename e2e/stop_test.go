@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"net"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -33,22 +34,44 @@ func TestStoppedWhileEndingByItself(t *testing.T) {
 	}
 }
 
-// An address that is in use ends the server at once, in order, with the reason.
-func TestAddressInUse(t *testing.T) {
+// A listener that can't be had ends the server at once, in order, with the reason, whichever it is.
+func TestNoListener(t *testing.T) {
 	t.Parallel()
-	onBoth(t, func(t *testing.T, b Backend) {
-		s := NewServer(t, b, Options{})
-		occupied, err := net.Listen("tcp", s.address)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer occupied.Close() //nolint:errcheck
-		if err = s.launch(); err != nil {
-			t.Fatal(err)
-		}
-		code, output := s.WaitExit(t)
-		if code != 1 || !strings.Contains(output, "address already in use") || !strings.Contains(output, "Dendrite is exiting now") {
-			t.Errorf("the server ended with %d:\n%s", code, output)
-		}
-	})
+	for name, c := range map[string]struct {
+		take func(t *testing.T, s *Server)
+		want string
+	}{
+		"http":  {func(t *testing.T, s *Server) { occupy(t, s.address) }, "failed to serve HTTP\""},
+		"https": {func(t *testing.T, s *Server) { occupy(t, s.federation) }, "failed to serve HTTPS\""},
+		"unix socket": {
+			func(t *testing.T, s *Server) {
+				s.tls = []string{"-unix-socket", filepath.Join(t.TempDir(), "gone", "socket")}
+			},
+			"failed to serve unix socket\"",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			onBoth(t, func(t *testing.T, b Backend) {
+				s := NewServer(t, b, Options{Federation: true})
+				c.take(t, s)
+				if err := s.launch(); err != nil {
+					t.Fatal(err)
+				}
+				code, output := s.WaitExit(t)
+				if code != 1 || !strings.Contains(output, c.want) || !strings.Contains(output, "Dendrite is exiting now") {
+					t.Errorf("the server ended with %d:\n%s", code, output)
+				}
+			})
+		})
+	}
+}
+
+// occupy listens at an address until the test ends.
+func occupy(t *testing.T, address string) {
+	t.Helper()
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = listener.Close() })
 }
