@@ -42,6 +42,7 @@ var othersNames = []string{
 	"to_device", "global.metrics", "rate_limiting", "max_idle_conns", "max_open_conns", "max_connections", "org.matrix.msgid",
 	"prometheus.yml", "rule_files", "pg_isready", "pg_dump", "synchronous_standby_names",
 	"keyserver_fallback_keys", "federation_api", "deny_networks", "allow_networks", "sync_api.search", "index_path",
+	"room_server",
 }
 
 func TestOperatingNamesKeysThatExist(t *testing.T) {

@@ -2,9 +2,13 @@ package e2e
 
 import (
 	"database/sql"
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats.go"
 )
 
 // Servers of both hosts, each with the module, send to one another while each is killed in turn: nothing is lost, doubled or out of order.
@@ -95,6 +99,132 @@ func TestExportToTheOtherHost(t *testing.T) {
 		}
 		h.readAll(t)
 		h.journal.WantGood(t, "through the other host, unmodified")
+	})
+}
+
+// An unmodified Dendrite is followed by the module in the other host: what waits in its table, and in its queues for other servers, is handed over once.
+func TestOtherHostTakesOverUnmodified(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, b Backend) {
+		s := StartServer(t, b, Options{Federation: true, Unmodified: true})
+		remote := NewFakeRemote(t, s)
+		remote.Close(t)
+		h := newHandover(t, s, 2, 12)
+		h.send(t, 20)
+		h.readSome(t)
+		const away = 30
+		alice, device := Register(t, s, "alice"), remote.Device("bob", "FIRST")
+		sendNumbered(t, alice, device, 0, away)
+		wantStored(t, s)
+		db := s.openDatabaseOf(t, "federationapi")
+		eventually(t, "they are in the queue of the other server", func() (bool, any) {
+			var n int
+			err := db.QueryRow(`SELECT COUNT(*) FROM federationsender_queue_edus`).Scan(&n)
+			return n == away, fmt.Sprint(n, err)
+		})
+		_ = db.Close()
+		stop(t, s)
+		s.SwitchTo(t, Options{Federation: true, Host: underTest.Other()})
+		wantWaiting(t, s, "syncapi_send_to_device", 0)
+		h.send(t, 10)
+		h.readAll(t)
+		h.journal.WantGood(t, "from the other host, unmodified")
+		remote.Open(t)
+		got := numbers(t, events(remote.Receive(t, away, 2*time.Minute)))
+		slices.Sort(got) // Dendrite's own queue has no order
+		wantNumbers(t, got, 0, away)
+	})
+}
+
+// What a host remembers, so that a repetition is stored once, the other one remembers too: the transaction IDs of clients, and the transactions and
+// messages of other servers.
+func TestOtherHostKnowsRepetitions(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, b Backend) {
+		s := StartServer(t, b, Options{Federation: true})
+		remote := NewFakeRemote(t, s)
+		alice, bob := Register(t, s, "alice"), Register(t, s, "bob")
+		since := bob.Settle(t, "")
+		hosts := []Host{underTest.Other(), underTest, underTest.Other(), underTest}
+		for i, host := range hosts {
+			txnID, messageID := unique("txn"), unique("message")
+			body := To(object{"n": 2 * i}, bob, remote.Device("carol", "FIRST"))
+			edu := object{"edu_type": "m.direct_to_device", "content": object{
+				"sender": remote.User("eve"), "type": "m.test", "message_id": messageID,
+				"messages": Messages{bob.UserID: {"*": object{"n": 2*i + 1}}},
+			}}
+			alice.SendTxn(t, "m.test", txnID, body)
+			remote.MustSend(t, s, txnID, edu)
+			if host == underTest {
+				stop(t, s)
+			} else {
+				kill(t, s)
+			}
+			s.SwitchTo(t, Options{Federation: true, Host: host})
+			alice.SendTxn(t, "m.test", txnID, body)
+			remote.MustSend(t, s, txnID, edu)
+			remote.MustSend(t, s, unique("txn"), edu)
+			var events []Event
+			events, since = bob.Receive(t, since, 2)
+			wantNumbers(t, numbers(t, events), 2*i, 2*i+2)
+		}
+		bob.WantNothing(t, since)
+		wantNothingKept(t, s, remote.Name)
+		if got := remote.Messages(); len(got) != len(hosts) {
+			t.Errorf("the other server got %d messages, want %d", len(got), len(hosts))
+		}
+	})
+}
+
+// The start of the other host is killed at every stage of it, again and again: nothing is lost or doubled of what waits for devices, for a server
+// that is down, and in Dendrite's streams.
+func TestKilledWhileMovingToTheOtherHost(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, b Backend) {
+		s := StartServer(t, b, Options{Federation: true})
+		remote := NewFakeRemote(t, s)
+		remote.Close(t)
+		alice, bob, device := Register(t, s, "alice"), Register(t, s, "bob"), remote.Device("carol", "FIRST")
+		since := bob.Settle(t, "")
+		h := newHandover(t, s, 2, 6)
+		const each = 20
+		host := underTest
+		next := func() {
+			t.Helper()
+			host = host.Other()
+			s.stopAnd(t, Options{Federation: true, Host: host})
+		}
+		stages := [][]string{{"Dendrite version", "Starting nats-server"}, {"Restored", "Recovering"}, {"Server is ready", "Starting external listener"}}
+		for i, logged := range stages {
+			h.send(t, each)
+			sendNumbered(t, alice, device, i*each, (i+1)*each)
+			h.readSome(t)
+			kill(t, s)
+			withStreams(t, s, func(js nats.JetStreamContext) { publishNumbered(t, js, bob, i*each, (i+1)*each) })
+			for _, last := range logged {
+				next()
+				from := s.logSize()
+				if err := s.launch(); err != nil {
+					t.Fatal(err)
+				}
+				eventually(t, "the start gets so far", func() (bool, any) {
+					log := s.logTail(from)
+					return strings.Contains(log, last) || !s.running(), log
+				})
+				kill(t, s)
+			}
+			next()
+			supervise(t, s)
+		}
+		sent := each * len(stages)
+		h.readAll(t)
+		h.journal.WantGood(t, "starts that were killed")
+		got, _ := collect(t, bob, since, sent-1)
+		wantNumbers(t, got, 0, sent)
+		wantWaiting(t, s, "todevice_outbox", sent)
+		remote.Open(t)
+		remote.WantNumbers(t, sent, silentRecovery)
+		wantNothingKept(t, s, remote.Name)
 	})
 }
 

@@ -233,6 +233,16 @@ func TestRestartsKeepPositionsAtTheClock(t *testing.T) {
 // What waits for a remote that is down is sent by unmodified Dendrite after an export, each message once.
 func TestExportOfTheOutbox(t *testing.T) {
 	t.Parallel()
+	exportOfTheOutbox(t, underTest)
+}
+
+func TestExportOfTheOutboxToTheOtherHost(t *testing.T) {
+	t.Parallel()
+	exportOfTheOutbox(t, underTest.Other())
+}
+
+// exportOfTheOutbox goes from the host under test to a host, unmodified.
+func exportOfTheOutbox(t *testing.T, to Host) {
 	onBoth(t, func(t *testing.T, b Backend) {
 		s := StartServer(t, b, Options{Federation: true})
 		remote := NewFakeRemote(t, s)
@@ -251,7 +261,7 @@ func TestExportOfTheOutbox(t *testing.T) {
 		}
 		wantWaiting(t, s, "todevice_outbox", 0)
 		remote.Open(t)
-		s.SwitchTo(t, Options{Federation: true, Unmodified: true})
+		s.SwitchTo(t, Options{Federation: true, Unmodified: true, Host: to})
 		got := events(remote.Receive(t, 300, 2*time.Minute))
 		if i := slices.IndexFunc(got, func(e Event) bool { return e.Type != "m.test" }); i >= 0 {
 			t.Errorf("something else arrived: %s", describe(got[i:i+1]))
