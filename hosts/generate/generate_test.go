@@ -108,7 +108,7 @@ func TestWhatIsCopied(t *testing.T) {
 		"host/testdata/broken.go":            "no Go at all",
 		"host/page.html":                     "<p>\r\n",
 		"host/pages/_first":                  "1",
-		"host/embed.go":                      "package host\n\nimport \"embed\"\n\n//go:embed page.html all:pages\nvar pages embed.FS\n",
+		"host/embed.go":                      "//go:build windows\n\npackage host\n\nimport \"embed\"\n\n//go:embed page.html all:pages\nvar pages embed.FS\n",
 		"cmd/server/main.go":                 "package main\n",
 	}
 	put(t, dir, want)
