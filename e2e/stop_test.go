@@ -1,8 +1,11 @@
 package e2e
 
 import (
+	"fmt"
 	"net"
+	"net/url"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -74,4 +77,44 @@ func occupy(t *testing.T, address string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = listener.Close() })
+}
+
+// A server that is stopped while it takes in what is sent to rooms ends well, however often: what it was in the midst of it takes up again.
+func TestStoppedUnderRoomTraffic(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, b Backend) {
+		s := StartServer(t, b, Options{})
+		alice := Register(t, s, "alice")
+		room := joinRoom(t, alice)
+		for stops := range 12 {
+			var sent []string
+			ended := make(chan struct{})
+			enough := make(chan struct{})
+			go func() {
+				defer close(ended)
+				for n := 0; ; n++ {
+					text := fmt.Sprintf("%d of %d", n, stops)
+					if _, err := alice.SendText(t.Context(), room, text); err != nil {
+						return
+					}
+					if sent = append(sent, text); n == 20 {
+						close(enough)
+					}
+				}
+			}()
+			select {
+			case <-enough:
+			case <-ended:
+				t.Fatal("the server takes nothing")
+			}
+			stop(t, s)
+			<-ended
+			s.MustStart(t)
+			eventually(t, "what was sent last is in the room", func() (bool, any) {
+				got := messages(t, alice, room, url.Values{"dir": {"b"}, "limit": {"100"}})
+				missing := slices.DeleteFunc(slices.Clone(sent[len(sent)-20:]), func(text string) bool { return slices.Contains(got, text) })
+				return len(missing) == 0, missing
+			})
+		}
+	})
 }

@@ -123,7 +123,7 @@ func serve(cfg *config.Dendrite, configPath string, flags serverFlags) error {
 	if flags.tls() {
 		go base.SetupAndServeHTTP(processCtx, cfg, separately(routers), httpsAddr, flags.certFile, flags.keyFile)
 	}
-	return waitForShutdown(processCtx, toDevice, natsRestarted, fatal.failed)
+	return waitForShutdown(processCtx, toDevice, natsRestarted, fatal)
 }
 
 // separately returns the same routes for a second listener. The host adds routes of its own to two of
@@ -194,7 +194,7 @@ var errStop = errors.New("the stop was given up: something still waits, for an a
 // waitForShutdown is base.WaitForShutdown of Dendrite, except that the module stores what it took before the
 // host closes its databases, that a failure of NATS or of the host ends the server too, and that a stop has an end. It returns the
 // failure, or that the stop was given up. The first signal asks for a stop, which may be under way already; the second one ends the process at once.
-func waitForShutdown(processCtx *process.ProcessContext, toDevice *host.Dendrite, nats, fatal <-chan error) (failure error) {
+func waitForShutdown(processCtx *process.ProcessContext, toDevice *host.Dendrite, nats <-chan error, fatal *fatalExits) (failure error) {
 	signals, ended := make(chan os.Signal, 1), make(chan struct{})
 	defer close(ended)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
@@ -204,7 +204,7 @@ func waitForShutdown(processCtx *process.ProcessContext, toDevice *host.Dendrite
 		signal.Reset(syscall.SIGINT, syscall.SIGTERM)
 	case failure = <-nats:
 		go resetAfter(signals, ended)
-	case failure = <-fatal:
+	case failure = <-fatal.failed:
 		go resetAfter(signals, ended)
 	case <-processCtx.WaitForShutdown():
 		go resetAfter(signals, ended)
@@ -214,6 +214,7 @@ func waitForShutdown(processCtx *process.ProcessContext, toDevice *host.Dendrite
 	}
 	deadline := time.After(stopAll)
 	endsWithin(time.After(stopModule), toDevice.Stop)
+	fatal.stopping.Store(true)
 	processCtx.ShutdownDendrite()
 	processCtx.ComponentFinished() // of serve itself
 	if !endsWithin(deadline, processCtx.WaitForComponentsToFinish) {

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"io"
 	"os"
@@ -53,5 +54,30 @@ func TestFatalOtherwiseEndsTheProcess(t *testing.T) {
 	var ended *exec.ExitError
 	if !errors.As(err, &ended) || ended.ExitCode() != 1 || !strings.Contains(string(output), "no configuration") {
 		t.Errorf("%v\n%s", err, output)
+	}
+}
+
+func TestPanicInAStopEndsItsGoroutineAlone(t *testing.T) {
+	logger := logrus.New()
+	logger.Out = io.Discard
+	f := &fatalExits{}
+	logger.AddHook(f)
+	panics := func() (recovered any) {
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			defer func() { recovered = recover() }()
+			logger.WithError(context.Canceled).Panicf("an event is not stored")
+			t.Error("what follows Panic was run")
+		}()
+		<-ended
+		return recovered
+	}
+	if panics() == nil {
+		t.Error("there was no panic while nothing stopped")
+	}
+	f.stopping.Store(true)
+	if got := panics(); got != nil {
+		t.Errorf("there was a panic in a stop: %v", got)
 	}
 }
