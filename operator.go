@@ -21,7 +21,8 @@ func (m *Module) newAdmin(host Host) (*admin.API, error) {
 	if err := m.metrics.register(own); err != nil {
 		return nil, err
 	}
-	started, version := time.Now(), moduleVersion()
+	build, _ := debug.ReadBuildInfo()
+	started, version := time.Now(), moduleVersion(build)
 	return admin.New(admin.Options{
 		Store:       m.store,
 		Outbox:      m.outbox,
@@ -38,21 +39,33 @@ func (m *Module) newAdmin(host Host) (*admin.API, error) {
 	}), nil
 }
 
-// modulePath is where Go's build information has the version under.
-const modulePath = "github.com/matrix-org/dendrite/todevicemodule"
+// modulePath is where Go's build information has the version under. The commands for further hosts are modules of the same repository, whose
+// paths end alike.
+const (
+	modulePath = "github.com/matrix-org/dendrite" + moduleName
+	moduleName = "/todevicemodule"
+)
 
-func moduleVersion() string {
-	build, ok := debug.ReadBuildInfo()
-	if !ok {
+// moduleVersion returns the module's version, or an empty string if Go knows of none, as for a build from a checkout without its history.
+func moduleVersion(build *debug.BuildInfo) string {
+	if build == nil {
 		return ""
 	}
-	const unknown = "(devel)" // a build from a checkout that Go knows no version of
-	for _, module := range append(build.Deps, &build.Main) {
-		if module.Path == modulePath && module.Version != unknown {
-			return module.Version
+	version := ""
+	if strings.HasSuffix(build.Main.Path, moduleName) {
+		version = build.Main.Version
+	}
+	for _, module := range build.Deps {
+		if module.Path != modulePath {
+			continue
+		}
+		if replaced := module.Replace; replaced == nil {
+			version = module.Version
+		} else if replaced.Version != "" { // and not a directory, for which go.mod has any version
+			version = replaced.Version
 		}
 	}
-	return ""
+	return strings.TrimPrefix(version, "(devel)")
 }
 
 // counters returns the value of each counter by its name and labels.

@@ -2,6 +2,7 @@ package todevicemodule
 
 import (
 	"maps"
+	"runtime/debug"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -19,5 +20,32 @@ func TestCountersForAdministrators(t *testing.T) {
 	want := map[string]float64{"plain_total": 3, `labelled_total{code="200",kind="a"}`: 1, `labelled_total{code="500",kind="b"}`: 2}
 	if got := counters(registry); !maps.Equal(got, want) {
 		t.Errorf("%v, want %v", got, want)
+	}
+}
+
+func TestModuleVersion(t *testing.T) {
+	const second = "github.com/element-hq/dendrite/todevicemodule"
+	required := func(version string, replace *debug.Module) []*debug.Module {
+		return []*debug.Module{{Path: "golang.org/x/sync", Version: "v0.1.0"}, {Path: modulePath, Version: version, Replace: replace}}
+	}
+	directory := &debug.Module{Path: "../../"}
+	for name, c := range map[string]struct {
+		build *debug.BuildInfo
+		want  string
+	}{
+		"nothing is known":        {nil, ""},
+		"a checkout":              {&debug.BuildInfo{Main: debug.Module{Path: modulePath, Version: "(devel)"}}, ""},
+		"a commit":                {&debug.BuildInfo{Main: debug.Module{Path: modulePath, Version: "v1.2.0"}}, "v1.2.0"},
+		"another host's checkout": {&debug.BuildInfo{Main: debug.Module{Path: second, Version: "(devel)"}, Deps: required("v0.0.0", directory)}, ""},
+		"another host's commit":   {&debug.BuildInfo{Main: debug.Module{Path: second, Version: "v1.2.0"}, Deps: required("v0.0.0", directory)}, "v1.2.0"},
+		"a dependency":            {&debug.BuildInfo{Main: debug.Module{Path: "example.org/fork", Version: "v3.0.0"}, Deps: required("v1.2.0", nil)}, "v1.2.0"},
+		"a fork of the module": {
+			&debug.BuildInfo{Deps: required("v1.2.0", &debug.Module{Path: "example.org/todevicemodule", Version: "v1.3.0"})}, "v1.3.0",
+		},
+		"a directory of a fork": {&debug.BuildInfo{Main: debug.Module{Path: "example.org/fork", Version: "v3.0.0"}, Deps: required("v0.0.0", directory)}, ""},
+	} {
+		if got := moduleVersion(c.build); got != c.want {
+			t.Errorf("%s: got %q, want %q", name, got, c.want)
+		}
 	}
 }
