@@ -187,40 +187,50 @@ func TestKilledWhileMovingToTheOtherHost(t *testing.T) {
 		alice, bob, device := Register(t, s, "alice"), Register(t, s, "bob"), remote.Device("carol", "FIRST")
 		since := bob.Settle(t, "")
 		h := newHandover(t, s, 2, 6)
-		const each = 20
+		const each, entries = 20, 500
+		db := s.OpenDatabase(t)
 		host := underTest
 		next := func() {
 			t.Helper()
 			host = host.Other()
 			s.stopAnd(t, Options{Federation: true, Host: host})
 		}
-		stages := [][]string{{"Dendrite version", "Starting nats-server"}, {"Restored", "Recovering"}, {"Server is ready", "Starting external listener"}}
+		const entriesAreTaken = "" // which no log tells
+		stages := [][]string{
+			{"Dendrite version", "Starting nats-server", entriesAreTaken}, {"Restored", "Recovering", entriesAreTaken},
+			{"Server is ready", "Starting external listener", entriesAreTaken},
+		}
 		for i, logged := range stages {
 			h.send(t, each)
 			sendNumbered(t, alice, device, i*each, (i+1)*each)
 			h.readSome(t)
 			kill(t, s)
-			withStreams(t, s, func(js nats.JetStreamContext) { publishNumbered(t, js, bob, i*each, (i+1)*each) })
+			withStreams(t, s, func(js nats.JetStreamContext) { publishNumbered(t, js, bob, i*entries, (i+1)*entries) })
 			for _, last := range logged {
 				next()
-				from := s.logSize()
+				from, before := s.logSize(), queued(t, db, bob)
 				if err := s.launch(); err != nil {
 					t.Fatal(err)
 				}
 				eventually(t, "the start gets so far", func() (bool, any) {
 					log := s.logTail(from)
-					return strings.Contains(log, last) || !s.running(), log
+					reached := strings.Contains(log, last)
+					if last == entriesAreTaken {
+						reached = queued(t, db, bob) > before
+					}
+					return reached || !s.running(), log
 				})
 				kill(t, s)
 			}
 			next()
 			supervise(t, s)
 		}
+		_ = db.Close()
 		sent := each * len(stages)
 		h.readAll(t)
 		h.journal.WantGood(t, "starts that were killed")
-		got, _ := collect(t, bob, since, sent-1)
-		wantNumbers(t, got, 0, sent)
+		got, _ := collect(t, bob, since, entries*len(stages)-1)
+		wantNumbers(t, got, 0, entries*len(stages))
 		wantWaiting(t, s, "todevice_outbox", sent)
 		remote.Open(t)
 		remote.WantNumbers(t, sent, silentRecovery)
