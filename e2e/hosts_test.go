@@ -186,7 +186,7 @@ func TestKilledWhileMovingToTheOtherHost(t *testing.T) {
 		remote.Close(t)
 		alice, bob, device := Register(t, s, "alice"), Register(t, s, "bob"), remote.Device("carol", "FIRST")
 		since := bob.Settle(t, "")
-		h := newHandover(t, s, 2, 6)
+		h := newHandover(t, s, 1, 6)
 		const each, entries = 20, 500
 		db := s.OpenDatabase(t)
 		host := underTest
