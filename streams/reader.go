@@ -42,7 +42,7 @@ type Reader struct {
 // them: the last one's if there may be more, through otherwise.
 //
 // Messages of ignored senders are passed over as if they were not there, but for the receiver's
-// own: devices of one user must always be able to reach each other. An error says nothing of
+// own: devices of one user must always be able to reach each other. Nil ignores nobody. An error says nothing of
 // the queue: it must not pass for an empty one.
 func (r *Reader) Read(ctx context.Context, device types.Device, after, through types.Position, ignored IgnoredSenders) ([]types.Message, types.Position, error) {
 	through = min(through, r.Published())
@@ -54,7 +54,7 @@ func (r *Reader) Read(ctx context.Context, device types.Device, after, through t
 	if err != nil {
 		return nil, after, err
 	}
-	if len(messages) > 0 {
+	if len(messages) > 0 && ignored != nil {
 		if messages, err = r.withoutIgnored(ctx, device, start, through, messages, ignored); err != nil {
 			return nil, after, err
 		}

@@ -198,6 +198,7 @@ func TestIgnoredSenders(t *testing.T) {
 	wantRead(t, mixed(), 0, 100, 50, ignore("@eve:x", "@mallory:x"), 10, 40, 50)
 	wantRead(t, mixed(), 0, 100, 40, ignore("@eve:x"), 10, 30, 40)
 	wantRead(t, mixed(), 0, 100, 30, ignore("@carol:x"), 10, 20, 30)
+	wantRead(t, mixed(), 0, 100, 30, nil, 10, 20, 30)
 	// What ends with ignored messages moves past them.
 	wantRead(t, mixed(), 0, 30, 30, ignore("@eve:x", "@mallory:x"), 10)
 	wantRead(t, mixed(), 10, 30, 30, ignore("@eve:x", "@mallory:x"))
