@@ -147,7 +147,8 @@ type SyncRequests interface {
 	//
 	// Where it returns messages the host answers at once; where it returns none it may wait for WakeDevices. After an error it answers 5xx
 	// (failed-reads-are-5xx), and since stays good: taken for an empty queue, it would have the next since delete what is unread. A device
-	// that was deleted meanwhile gets no answer but 401: what was read may have been for the next device of that ID.
+	// that was deleted meanwhile gets no answer but 401, whether or not there is a device of that ID again (deletions-overtake-syncs): what was
+	// read may have been for the next one. So look whether the access token still holds, after the last ReadForSync.
 	ReadForSync(ctx context.Context, device types.Device, after, through types.Position, ignored streams.IgnoredSenders) ([]types.Message, types.Position, error)
 	// HandedOver says that messages which ReadForSync returned are in a /sync response that has not failed (handed-over-is-told). The trace
 	// shows it.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"net/http"
 	"slices"
 
@@ -57,7 +58,13 @@ var accountPromises = []Promise{
 
 func localServersAreKnown(_ context.Context, tr *trial) error {
 	own := tr.setup.ServerName
-	for name, want := range map[string]bool{own: true, own + "0": false, "other.example.org": false, "": false} {
+	host, port, err := net.SplitHostPort(own)
+	if err != nil {
+		return err
+	}
+	for name, want := range map[string]bool{
+		own: true, own + "0": false, host: false, host + ":1": false, "other.example.org:" + port: false, "other.example.org": false, "": false,
+	} {
 		if got := tr.homeserver().IsLocalServer(name); got != want {
 			return fmt.Errorf("IsLocalServer of %q on the server %q: want %v, got %v", name, own, want, got)
 		}
@@ -72,14 +79,14 @@ func federationIsTold(_ context.Context, tr *trial) error {
 	return nil
 }
 
-// household makes a user with the devices FIRST, SECOND and THIRD.
+// household makes a user with the devices FIRST, SECOND and third.
 func (tr *trial) household(ctx context.Context) ([]*client, error) {
 	first, err := tr.register(ctx, "alice", "FIRST")
 	if err != nil {
 		return nil, err
 	}
 	all := []*client{first}
-	for _, deviceID := range []string{"SECOND", "THIRD"} {
+	for _, deviceID := range []string{"SECOND", "third"} {
 		c, err := first.login(ctx, deviceID)
 		if err != nil {
 			return nil, err
@@ -99,13 +106,13 @@ func allDevicesAreListed(ctx context.Context, tr *trial) error {
 	if err != nil {
 		return err
 	}
-	if err = tr.wantDevices(ctx, alice[0].UserID, "FIRST", "SECOND", "THIRD"); err != nil {
+	if err = tr.wantDevices(ctx, alice[0].UserID, "FIRST", "SECOND", "third"); err != nil {
 		return err
 	}
 	if err = alice[1].logout(ctx); err != nil {
 		return err
 	}
-	return tr.wantDevices(ctx, alice[0].UserID, "FIRST", "THIRD")
+	return tr.wantDevices(ctx, alice[0].UserID, "FIRST", "third")
 }
 
 // wantDevices returns an error unless the homeserver lists exactly these devices.

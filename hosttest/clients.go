@@ -1,6 +1,7 @@
 package hosttest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -33,7 +34,7 @@ var clientPromises = []Promise{
 	},
 	{
 		Name:  "requests-arrive-unread",
-		Text:  "Module.SendToDevice gets a request with its body still to be read, and answers one with a body that is too large before it has arrived.",
+		Text:  "Module.SendToDevice gets a request with its body still to be read, answers one with a body that is too large before it has arrived, and takes one with as many bytes as the configuration allows.",
 		check: requestsArriveUnread,
 	},
 	{
@@ -219,7 +220,22 @@ func requestsArriveUnread(ctx context.Context, tr *trial) error {
 	if n := tr.stores(); n > 0 {
 		return fmt.Errorf("%d commits have stored something", n)
 	}
-	return nil
+	return largestRequestArrives(ctx, tr, alice)
+}
+
+// largestRequestArrives sends a request with as many bytes as one may have, most of them white space.
+func largestRequestArrives(ctx context.Context, tr *trial, alice *client) error {
+	largest := tr.setup.Config.MaxRequestBytes
+	body := fmt.Appendf(nil, `{"messages":{%q:{%q:{"n":0}}}}`, alice.UserID, alice.DeviceID)
+	body = append(body, bytes.Repeat([]byte(" "), largest-len(body))...)
+	a, err := alice.do(ctx, http.MethodPut, putPath(messageType, tr.name("txn")), body)
+	if err == nil {
+		err = a.want(http.StatusOK, fmt.Sprintf("a request with the %d bytes that it may have", largest))
+	}
+	if err != nil {
+		return err
+	}
+	return alice.wantWaiting(ctx, "a request with as many bytes as it may have", 1)
 }
 
 func answersArriveWhole(ctx context.Context, tr *trial) error {

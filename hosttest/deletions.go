@@ -42,6 +42,11 @@ var deletionPromises = []Promise{
 		Text:  "A request whose device is deleted while its body arrives is not carried out, nor is its transaction ID remembered for the next device of that ID (I7).",
 		check: deletionsOvertakeRequests,
 	},
+	{
+		Name:  "deletions-overtake-syncs",
+		Text:  "A /sync whose device is deleted while it reads or waits is answered 401, even if there is a device of that ID again: it gets nothing of what waits for the next one, and Module.HandedOver is not told (I7).",
+		check: deletionsOvertakeSyncs,
+	},
 }
 
 const newPassword = "another password for the checks"
@@ -71,6 +76,9 @@ func deletions() []deletion {
 		}},
 		{name: "a new password", call: func(ctx context.Context, _, other *client) (answer, error) {
 			return other.withPassword(ctx, post, "/account/password", object{"new_password": newPassword, "logout_devices": true})
+		}},
+		{name: "a new password without logout_devices", call: func(ctx context.Context, _, other *client) (answer, error) {
+			return other.withPassword(ctx, post, "/account/password", object{"new_password": newPassword})
 		}},
 		{name: "deactivation", all: true, final: true, call: func(ctx context.Context, gone, _ *client) (answer, error) {
 			return gone.withPassword(ctx, post, "/account/deactivate", object{})
@@ -104,6 +112,21 @@ func (c *client) loginAgain(ctx context.Context) (*client, error) {
 func newDevicesAreReached(ctx context.Context, tr *trial) error {
 	alice, bob, err := tr.pair(ctx)
 	if err != nil {
+		return err
+	}
+	carol := tr.name("carol")
+	// The module knows that there is no such user.
+	if err = alice.send(ctx, messages{}.add("@"+carol+":"+tr.setup.ServerName, "*", numbered(0))); err != nil {
+		return err
+	}
+	registered, err := tr.registerAs(ctx, carol, "FIRST")
+	if err != nil {
+		return err
+	}
+	if err = alice.send(ctx, to(numbered(0), registered)); err != nil {
+		return err
+	}
+	if err = registered.wantWaiting(ctx, "sent as soon as the user was registered", 1); err != nil {
 		return err
 	}
 	const rounds = 3

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"sync"
+	"time"
 )
 
 // poll is a /sync that waits.
@@ -25,10 +26,15 @@ type polled struct {
 // poll begins a /sync that waits for twice as long as the homeserver may take, and the next one as long as the response has nothing but what is no
 // message.
 func (c *client) poll(ctx context.Context, since string) *poll {
+	return c.pollFor(ctx, since, 2*c.tr.kit.Patience)
+}
+
+// pollFor is poll for a /sync that waits for as long as the timeout.
+func (c *client) pollFor(ctx context.Context, since string, timeout time.Duration) *poll {
 	done := make(chan polled, 1)
 	go func() {
 		for {
-			a, err := c.trySync(ctx, since, 2*c.tr.kit.Patience)
+			a, err := c.trySync(ctx, since, timeout)
 			var res response
 			if err != nil || a.Status != http.StatusOK || json.Unmarshal(a.Body, &res) != nil || !res.onlyOther() {
 				done <- polled{a, err}

@@ -12,8 +12,13 @@ func (tr *trial) nobody() *client { return &client{tr: tr} }
 
 // register makes a new user with one device. The name is made one that nobody has.
 func (tr *trial) register(ctx context.Context, name, deviceID string) (*client, error) {
+	return tr.registerAs(ctx, tr.name(name), deviceID)
+}
+
+// registerAs makes a new user of that name with one device.
+func (tr *trial) registerAs(ctx context.Context, name, deviceID string) (*client, error) {
 	return tr.newAccount(ctx, "/register", object{
-		"username": tr.name(name), "password": password, "device_id": deviceID, "auth": object{"type": "m.login.dummy"},
+		"username": name, "password": password, "device_id": deviceID, "auth": object{"type": "m.login.dummy"},
 	})
 }
 

@@ -1,9 +1,12 @@
 package hosttest
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"math"
+	"net/http"
 	"reflect"
 	"strings"
 
@@ -25,7 +28,7 @@ var syncPromises = []Promise{
 	},
 	{
 		Name:      "queues-come-in-batches",
-		Text:      "A response has what one Module.ReadForSync returns, and its position in next_batch: while more wait the next /sync returns them at once, and the same since gives the same again (I5).",
+		Text:      "A response has what one Module.ReadForSync returns, and its position in next_batch: while more wait the next /sync returns them at once, the same since gives the same again, and contents are as they were sent (I5).",
 		configure: smallBatches,
 		check:     queuesComeInBatches,
 	},
@@ -194,7 +197,44 @@ func queuesComeInBatches(ctx context.Context, tr *trial) error {
 		}
 		n, since = n+len(res.events()), res.NextBatch
 	}
+	return contentsArriveAsSent(ctx, tr)
+}
+
+// contentsArriveAsSent has a content in it that most who decode it and encode it again would change.
+func contentsArriveAsSent(ctx context.Context, tr *trial) error {
+	alice, bob, err := tr.pair(ctx)
+	if err != nil {
+		return err
+	}
+	const sent = `{"n":0,"large":9007199254740993,"fraction":1.10,"none":null,"empty":[],"<é>&":{"n":[{}]}}`
+	body := []byte(`{"messages":{"` + bob.UserID + `":{"` + bob.DeviceID + `":` + sent + `}}}`)
+	if err = alice.must(ctx, http.MethodPut, putPath(messageType, tr.name("txn")), body, nil); err != nil {
+		return err
+	}
+	events, _, err := bob.receive(ctx, "", 1)
+	if err != nil {
+		return err
+	}
+	want, err := exactly([]byte(sent))
+	if err != nil {
+		return err
+	}
+	got, err := exactly(events[0].Content)
+	if err != nil {
+		return err
+	}
+	if !reflect.DeepEqual(got, want) {
+		return fmt.Errorf("the content %s arrives as %s", sent, events[0].Content)
+	}
 	return nil
+}
+
+// exactly decodes JSON with its numbers as they are written.
+func exactly(text []byte) (value any, err error) {
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	decoder.UseNumber()
+	err = decoder.Decode(&value)
+	return value, err
 }
 
 func eachMessageComesOnce(ctx context.Context, tr *trial) error {

@@ -9,6 +9,9 @@ import (
 )
 
 func positionsAreTheModules(ctx context.Context, tr *trial) error {
+	if err := positionsAreOfTheRead(ctx, tr); err != nil {
+		return err
+	}
 	alice, bob, err := tr.pair(ctx)
 	if err != nil {
 		return err

@@ -62,7 +62,54 @@ func waitingDevicesAreWoken(ctx context.Context, tr *trial) error {
 	if err != nil {
 		return err
 	}
-	return wantNumbers("a /sync that waited on", res.events(), rounds, rounds+1)
+	if err = wantNumbers("a /sync that waited on", res.events(), rounds, rounds+1); err != nil {
+		return err
+	}
+	if err = allAreWoken(ctx, tr); err != nil {
+		return err
+	}
+	return wakesWhileReading(ctx, tr)
+}
+
+// allAreWoken has one call name several devices of several users.
+func allAreWoken(ctx context.Context, tr *trial) error {
+	alice, bob, err := tr.pair(ctx)
+	if err != nil {
+		return err
+	}
+	var all []*client
+	for _, first := range []*client{alice, bob} {
+		second, err := first.login(ctx, "SECOND")
+		if err != nil {
+			return err
+		}
+		all = append(all, first, second)
+	}
+	var polls []*poll
+	for _, c := range all {
+		since, err := c.caughtUp(ctx)
+		if err != nil {
+			return err
+		}
+		p, err := c.waitAt(ctx, since)
+		if err != nil {
+			return err
+		}
+		polls = append(polls, p)
+	}
+	if err = alice.send(ctx, to(numbered(0), all...)); err != nil {
+		return err
+	}
+	for i, p := range polls {
+		res, err := p.response(ctx)
+		if err != nil {
+			return fmt.Errorf("one message for %d devices of two users: %s of %s: %w", len(all), all[i].DeviceID, all[i].UserID, err)
+		}
+		if err = wantNumbers("a /sync that waited for what came for several", res.events(), 0, 1); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func wakingDoesNotBlock(ctx context.Context, tr *trial) error {

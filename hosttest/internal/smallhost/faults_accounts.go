@@ -3,15 +3,24 @@ package smallhost
 import (
 	"context"
 	"errors"
+	"strings"
 
 	"github.com/matrix-org/dendrite/todevicemodule/devices"
 )
 
 func accountFaults() map[string][]Fault {
 	return map[string][]Fault{
-		"local-servers-are-known": {{What: "every server is the host's own", breaks: func(_ *host, b *broken) {
-			b.host.isLocalServer = func(string) bool { return true }
-		}}},
+		"local-servers-are-known": {
+			{What: "every server is the host's own", breaks: func(_ *host, b *broken) {
+				b.host.isLocalServer = func(string) bool { return true }
+			}},
+			{What: "the host's own name without its port is its own too", breaks: func(h *host, b *broken) {
+				b.host.isLocalServer = func(serverName string) bool {
+					withoutPort, _, _ := strings.Cut(string(h.name), ":")
+					return serverName == withoutPort || h.IsLocalServer(serverName)
+				}
+			}},
+		},
 		"federation-is-told": {{What: "the host says that it sends to nobody", breaks: func(_ *host, b *broken) {
 			b.host.federates = func() bool { return false }
 		}}},
@@ -20,6 +29,15 @@ func accountFaults() map[string][]Fault {
 				b.host.userDevices = func(ctx context.Context, userID string) ([]string, error) {
 					deviceIDs, err := h.UserDevices(ctx, userID)
 					return deviceIDs[:min(len(deviceIDs), 1)], err
+				}
+			}},
+			{What: "device IDs are listed in upper case", breaks: func(h *host, b *broken) {
+				b.host.userDevices = func(ctx context.Context, userID string) ([]string, error) {
+					deviceIDs, err := h.UserDevices(ctx, userID)
+					for i, deviceID := range deviceIDs {
+						deviceIDs[i] = strings.ToUpper(deviceID)
+					}
+					return deviceIDs, err
 				}
 			}},
 			{What: "a device is listed that was deleted", breaks: func(h *host, b *broken) {

@@ -46,8 +46,18 @@ func clientFaults() map[string][]Fault {
 				return b.module.SendToDevice(req, device, eventType, transactionID)
 			}
 		}}},
-		"only-devices-send":      {{What: "whoever has no access token sends as the first user", breaks: sendAsFirstUser}},
-		"requests-arrive-unread": {{What: "the host reads the body first", breaks: readFirst(math.MaxInt64)}},
+		"only-devices-send": {{What: "whoever has no access token sends as the first user", breaks: sendAsFirstUser}},
+		"requests-arrive-unread": {
+			{What: "the host reads the body first", breaks: readFirst(math.MaxInt64)},
+			{What: "the host has a smaller bound of its own", breaks: func(_ *host, b *broken) {
+				b.calls.sendToDevice = func(req *http.Request, device types.Device, eventType, transactionID string) util.JSONResponse {
+					if req.ContentLength > maxRequestBytes {
+						return refuse(http.StatusRequestEntityTooLarge, "M_TOO_LARGE", "That is too much.")
+					}
+					return b.module.SendToDevice(req, device, eventType, transactionID)
+				}
+			}},
+		},
 		"answers-arrive-whole": {{What: "the headers of an answer are lost", breaks: func(_ *host, b *broken) {
 			b.calls.sendToDevice = func(req *http.Request, device types.Device, eventType, transactionID string) util.JSONResponse {
 				res := b.module.SendToDevice(req, device, eventType, transactionID)

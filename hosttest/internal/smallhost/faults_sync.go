@@ -2,6 +2,7 @@ package smallhost
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
 	"slices"
 	"strings"
@@ -44,13 +45,38 @@ func syncFaults() map[string][]Fault {
 			}),
 			reading("the newest message comes first", func(_ *broken, r *readCall) { slices.Reverse(r.messages) },
 				"every-version-is-served", "who-is-valid-is-reached", "no-since-deletes-nothing"),
+			reading("contents are decoded and encoded again", func(_ *broken, r *readCall) {
+				r.messages = slices.Clone(r.messages) // which are the module's
+				for i := range r.messages {
+					var content any
+					_ = json.Unmarshal(r.messages[i].Content, &content)
+					r.messages[i].Content = marshal(content)
+				}
+			}),
 			reading("only the first batch is ever handed out", func(_ *broken, r *readCall) { r.next = max(r.next, r.through) }),
 		},
-		"positions-are-the-modules": {reading("the host counts on by itself", func(_ *broken, r *readCall) { r.next++ }, "since-acknowledges")},
+		"positions-are-the-modules": {
+			reading("the host counts on by itself", func(_ *broken, r *readCall) { r.next++ }, "since-acknowledges"),
+			reading("a response without messages has the newest position", func(b *broken, r *readCall) {
+				if len(r.messages) == 0 {
+					r.next = b.module.LatestPosition()
+				}
+			}),
+		},
 		"waiting-devices-are-woken": {
 			{What: "nobody is woken", breaks: func(_ *host, b *broken) {
 				b.host.wakeDevices = func(types.Position, []writer.Wakeup) {}
 			}},
+			{What: "one device of each user is woken", breaks: func(h *host, b *broken) {
+				b.host.wakeDevices = func(position types.Position, wakeups []writer.Wakeup) {
+					wakeups = slices.Clone(wakeups)
+					for i := range wakeups {
+						wakeups[i].DeviceIDs = wakeups[i].DeviceIDs[:1]
+					}
+					h.WakeDevices(position, wakeups)
+				}
+			}},
+			{What: "who reads is not woken", breaks: wakeNoReaders},
 			{What: "everybody is answered when somebody is woken", breaks: answerEverybody},
 		},
 		"waking-does-not-block": {{What: "the module waits until those who were woken have read", breaks: wakeUntilRead}},
@@ -141,6 +167,32 @@ func overtake(_ *host, b *broken) {
 		b.asks.Host.WakeDevices(position, wakeups)
 		late()
 		late = nil
+	}
+}
+
+// wakeNoReaders forgets to wake whose queue is being read, as a host does that listens only afterwards.
+func wakeNoReaders(h *host, b *broken) {
+	var mu sync.Mutex
+	readers := make(map[types.Device]int)
+	count := func(device types.Device, n int) {
+		mu.Lock()
+		defer mu.Unlock()
+		readers[device] += n
+	}
+	b.calls.readForSync = func(ctx context.Context, device types.Device, after, through types.Position, ignored streams.IgnoredSenders) ([]types.Message, types.Position, error) {
+		count(device, 1)
+		defer count(device, -1)
+		return b.module.ReadForSync(ctx, device, after, through, ignored)
+	}
+	b.host.wakeDevices = func(position types.Position, wakeups []writer.Wakeup) {
+		mu.Lock()
+		defer mu.Unlock()
+		for _, w := range wakeups {
+			w.DeviceIDs = slices.DeleteFunc(slices.Clone(w.DeviceIDs), func(deviceID string) bool {
+				return readers[types.Device{UserID: w.UserID, DeviceID: deviceID}] > 0
+			})
+			h.WakeDevices(position, []writer.Wakeup{w})
+		}
 	}
 }
 
