@@ -32,8 +32,8 @@ var inboundPromises = []Promise{
 	{
 		Name: "repetitions-are-stored-once",
 		Text: "What another server sends again is stored once and answered with 200, be it the same transaction or the same message_id in another one, " +
-			"at the same time or after a restart.",
-		check: withRemote(repetitionsAreStoredOnce),
+			"at the same time or after a restart. Another server may use the same IDs.",
+		check: withRemotes(2, repetitionsAreStoredOnce),
 	},
 	{
 		Name: "edus-are-stored-before-the-answer",
@@ -90,8 +90,17 @@ func edusArePassed(ctx context.Context, tr *trial, r *remote.Server) error {
 	if err != nil {
 		return err
 	}
+	const sent = 4
+	_, err = tr.transmitAs(ctx, r, remote.OwnTransaction{ // whatever it is answered
+		ID:   tr.name("txn"),
+		PDUs: []any{object{}, object{"room_id": "!nowhere:" + r.Name, "type": spec.MRoomMember, "content": "no object"}},
+		EDUs: []any{r.ToDevice(tr.name("id"), to(numbered(sent-1), bob, second))},
+	})
+	if err != nil {
+		return err
+	}
 	for _, device := range []*client{bob, second} {
-		events, _, err := device.receive(ctx, "", 3)
+		events, _, err := device.receive(ctx, "", sent)
 		if err != nil {
 			return err
 		}
@@ -100,7 +109,7 @@ func edusArePassed(ctx context.Context, tr *trial, r *remote.Server) error {
 				return fmt.Errorf("want messages of type m.test from %s, got one of type %s from %s", r.User("mallory"), e.Type, e.Sender)
 			}
 		}
-		if err = wantNumbers(device.DeviceID, events, 0, 3); err != nil {
+		if err = wantNumbers(device.DeviceID, events, 0, sent); err != nil {
 			return err
 		}
 	}
@@ -137,12 +146,14 @@ func originsAreAuthenticated(ctx context.Context, tr *trial, remotes []*remote.S
 	return tr.wantAll(ctx, bob, 0)
 }
 
-func repetitionsAreStoredOnce(ctx context.Context, tr *trial, r *remote.Server) error {
+func repetitionsAreStoredOnce(ctx context.Context, tr *trial, remotes []*remote.Server) error {
+	r, other := remotes[0], remotes[1]
 	bob, err := tr.register(ctx, "bob", "FIRST")
 	if err != nil {
 		return err
 	}
-	first, again := tr.name("txn"), r.ToDevice(tr.name("id"), to(numbered(0), bob))
+	first, id := tr.name("txn"), tr.name("id")
+	again := r.ToDevice(id, to(numbered(0), bob))
 	const atOnce = 5
 	err = together(atOnce, func(int) error { return tr.mustTransmit(ctx, r, first, again) })
 	if err != nil {
@@ -161,7 +172,10 @@ func repetitionsAreStoredOnce(ctx context.Context, tr *trial, r *remote.Server) 
 			return err
 		}
 	}
-	return tr.wantAll(ctx, bob, 1)
+	if err = tr.mustTransmit(ctx, other, first, other.ToDevice(id, to(numbered(1), bob))); err != nil {
+		return fmt.Errorf("another server, with the same transaction ID: %w", err)
+	}
+	return tr.wantAll(ctx, bob, 2)
 }
 
 func edusAreStoredBeforeTheAnswer(ctx context.Context, tr *trial, r *remote.Server) error {

@@ -64,8 +64,8 @@ var outboundPromises = []Promise{
 	},
 	{
 		Name:  "remotes-are-noticed",
-		Text:  "RemoteSeen is told of the requests of other servers: one that failed is looked after as soon as it sends one.",
-		check: withRemote(remotesAreNoticed),
+		Text:  "RemoteSeen is told of the requests of other servers, whatever they ask and whether or not their signature is good: one that failed is looked after as soon as it sends one.",
+		check: withRemotes(len(ownRequests), remotesAreNoticed),
 	},
 	{
 		Name:  "edus-arrive-once-and-in-order",
@@ -273,6 +273,8 @@ func transactionsAreSentAsTheyAre(ctx context.Context, tr *trial, r *remote.Serv
 var failures = []func() remote.Reply{
 	unavailable,
 	func() remote.Reply { return remote.RefuseByProxy(http.StatusBadGateway) },
+	func() remote.Reply { return remote.RefuseByProxy(http.StatusAccepted) },
+	func() remote.Reply { return remote.RefuseByProxy(http.StatusFound) },
 	func() remote.Reply { return remote.Refuse(http.StatusTooManyRequests, string(spec.ErrorLimitExceeded)) },
 	func() remote.Reply { return remote.Reply{Drop: true} },
 }
@@ -390,30 +392,56 @@ func revivedDestinationsAreSentTo(ctx context.Context, tr *trial, r *remote.Serv
 	return nil
 }
 
-func remotesAreNoticed(ctx context.Context, tr *trial, r *remote.Server) error {
+// ownRequests are requests of another server, by what is said of them. What they are answered is nobody's affair.
+var ownRequests = []struct {
+	name string
+	send func(ctx context.Context, tr *trial, r *remote.Server) error
+}{
+	{"a transaction", func(ctx context.Context, tr *trial, r *remote.Server) error {
+		return tr.mustTransmit(ctx, r, tr.name("txn"))
+	}},
+	{"a transaction whose signature is not good", func(ctx context.Context, tr *trial, r *remote.Server) error {
+		_, err := tr.transmitAs(ctx, r, remote.OwnTransaction{ID: tr.name("txn"), WrongKey: true})
+		return err
+	}},
+	{"a request that is no transaction", func(ctx context.Context, tr *trial, r *remote.Server) error {
+		name := tr.setup.ServerName
+		_, _ = r.Client.GetUserDevices(ctx, spec.ServerName(r.Name), spec.ServerName(name), "@nobody:"+name)
+		return nil
+	}},
+}
+
+func remotesAreNoticed(ctx context.Context, tr *trial, remotes []*remote.Server) error {
 	alice, err := tr.register(ctx, "alice", "FIRST")
 	if err != nil {
 		return err
 	}
-	r.Behave(always(unavailable))
-	if err = alice.sendNumbered(ctx, deviceOf(r), 0, 1); err != nil {
+	var devices []*client
+	for _, r := range remotes {
+		r.Behave(always(unavailable))
+		devices = append(devices, deviceOf(r))
+	}
+	if err = alice.send(ctx, to(numbered(0), devices...)); err != nil {
 		return err
 	}
 	defer fail[reachCall](tr.seam, errHeldBack)() // which would have its failures end
-	pause, err := tr.awaitLongPause(ctx, r)
-	if err != nil {
-		return err
-	}
-	tr.forget()
-	if err = tr.mustTransmit(ctx, r, tr.name("txn")); err != nil {
-		return err
-	}
-	// By itself the module waits until the homeserver has tried again.
-	noticed, cancel := context.WithTimeout(ctx, pause-time.Second)
-	defer cancel()
-	return tr.await(noticed, "the module asks whether a server that sends requests is back", func() (bool, any, error) {
-		asked := calls[reachCall](tr.seam)
-		return slices.Contains(asked, reachCall{r.Name}), asked, nil
+	return together(len(remotes), func(i int) error {
+		r, request := remotes[i], ownRequests[i]
+		pause, err := tr.awaitLongPause(ctx, r)
+		if err != nil {
+			return err
+		}
+		// By itself the module waits until the homeserver has tried again.
+		noticed, cancel := context.WithTimeout(ctx, pause-time.Second)
+		defer cancel()
+		before := len(calls[reachCall](tr.seam))
+		if err = request.send(noticed, tr, r); err != nil {
+			return err
+		}
+		return tr.await(noticed, "the module asks whether a server is back that has sent "+request.name, func() (bool, any, error) {
+			asked := calls[reachCall](tr.seam)[before:]
+			return slices.Contains(asked, reachCall{r.Name}), asked, nil
+		})
 	})
 }
 

@@ -1,13 +1,17 @@
 package smallhost
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
+	"io"
 	"net/http"
+	"sync"
 
 	"github.com/matrix-org/gomatrixserverlib"
+	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/matrix-org/util"
 
 	"github.com/matrix-org/dendrite/todevicemodule/consumers"
@@ -21,6 +25,22 @@ func inboundFaults() map[string][]Fault {
 					return b.module.ReceiveEDUs(ctx, origin, contents[:1])
 				}
 			}},
+			{What: "a transaction with PDUs of unknown rooms is refused", breaks: func(_ *host, b *broken) {
+				b.calls.holdBody = func(req *http.Request, limit int, mostNesting int64) (func(), *util.JSONResponse) {
+					release, refusal := b.module.HoldBody(req, limit, mostNesting)
+					if refusal != nil {
+						return nil, refusal
+					}
+					text, _ := io.ReadAll(req.Body)
+					req.Body = io.NopCloser(bytes.NewReader(text))
+					if bytes.Contains(text, []byte(`"pdus":[{`)) {
+						release()
+						res := refuse(http.StatusForbidden, spec.ErrorForbidden, "There is no such room.")
+						return nil, &res
+					}
+					return release, nil
+				}
+			}},
 			{What: "no EDU is passed", breaks: func(_ *host, b *broken) {
 				b.calls.receiveEDUs = func(context.Context, string, []json.RawMessage) error { return nil }
 			}},
@@ -28,7 +48,16 @@ func inboundFaults() map[string][]Fault {
 		"origins-are-authenticated": {{What: "every signature is good", breaks: func(h *host, _ *broken) {
 			h.keys = believing{}
 		}}},
-		"repetitions-are-stored-once": {{What: "each EDU gets a message_id of its own", breaks: func(_ *host, b *broken) {
+		"repetitions-are-stored-once": {{What: "a transaction ID is one of all servers", breaks: func(_ *host, b *broken) {
+			var known sync.Map
+			b.calls.holdBody = func(req *http.Request, limit int, mostNesting int64) (func(), *util.JSONResponse) {
+				if _, again := known.LoadOrStore(req.PathValue("txnID"), true); again {
+					res := ok(map[string]any{"pdus": struct{}{}})
+					return nil, &res
+				}
+				return b.module.HoldBody(req, limit, mostNesting)
+			}
+		}}, {What: "each EDU gets a message_id of its own", breaks: func(_ *host, b *broken) {
 			b.calls.receiveEDUs = func(ctx context.Context, origin string, contents []json.RawMessage) error {
 				for i, content := range contents {
 					var fields map[string]json.RawMessage

@@ -2,8 +2,10 @@ package smallhost
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -11,6 +13,8 @@ import (
 
 	"github.com/matrix-org/gomatrix"
 	"github.com/matrix-org/gomatrixserverlib"
+	"github.com/matrix-org/gomatrixserverlib/fclient"
+	"github.com/matrix-org/util"
 
 	"github.com/matrix-org/dendrite/todevicemodule/outbox"
 	"github.com/matrix-org/dendrite/todevicemodule/types"
@@ -56,12 +60,16 @@ func outboundFaults() map[string][]Fault {
 				}
 			}),
 		},
-		"failures-are-told": {delivering("a failure is taken for a 200", func(deliver outbox.Deliver) outbox.Deliver {
-			return func(ctx context.Context, t gomatrixserverlib.Transaction) error {
-				_ = deliver(ctx, t)
-				return nil
-			}
-		})},
+		"failures-are-told": {
+			delivering("a failure is taken for a 200", func(deliver outbox.Deliver) outbox.Deliver {
+				return func(ctx context.Context, t gomatrixserverlib.Transaction) error {
+					_ = deliver(ctx, t)
+					return nil
+				}
+			}),
+			takingFor200("a 202 of a proxy", isNoJSON),
+			takingFor200("a redirection", isRedirection),
+		},
 		"refusals-are-told": {delivering("the status of an answer is lost", func(deliver outbox.Deliver) outbox.Deliver {
 			return func(ctx context.Context, t gomatrixserverlib.Transaction) error {
 				err := deliver(ctx, t)
@@ -77,9 +85,23 @@ func outboundFaults() map[string][]Fault {
 		"revived-destinations-are-sent-to": {{What: "a server that is back is still left alone", breaks: func(_ *host, b *broken) {
 			b.host.revive = func(string) {}
 		}}},
-		"remotes-are-noticed": {{What: "nobody is told that a server is back", breaks: func(_ *host, b *broken) {
-			b.calls.remoteSeen = func(string) {}
-		}}},
+		"remotes-are-noticed": {
+			{What: "nobody is told that a server is back", breaks: func(_ *host, b *broken) {
+				b.calls.remoteSeen = func(string) {}
+			}},
+			{What: "only transactions are told of", breaks: func(_ *host, b *broken) {
+				b.calls.remoteSeen = func(string) {}
+				b.calls.holdBody = func(req *http.Request, limit int, mostNesting int64) (func(), *util.JSONResponse) {
+					_, origin, _, _, _ := fclient.ParseAuthorization(req.Header.Get("Authorization"))
+					b.module.RemoteSeen(string(origin))
+					return b.module.HoldBody(req, limit, mostNesting)
+				}
+			}},
+			{What: "only servers whose signature is good are told of", breaks: func(h *host, b *broken) {
+				b.calls.remoteSeen = func(string) {}
+				h.keys = noticing{h.keys, b}
+			}},
+		},
 		"edus-arrive-once-and-in-order": {delivering("at most 50 EDUs of a transaction are sent", func(deliver outbox.Deliver) outbox.Deliver {
 			const most = 50
 			return func(ctx context.Context, t gomatrixserverlib.Transaction) error {
@@ -117,6 +139,46 @@ func outboundFaults() map[string][]Fault {
 			}},
 		},
 	}
+}
+
+// noticing tells of servers once their signature is found to be good.
+type noticing struct {
+	gomatrixserverlib.JSONVerifier
+	b *broken
+}
+
+func (n noticing) VerifyJSONs(ctx context.Context, requests []gomatrixserverlib.VerifyJSONRequest) ([]gomatrixserverlib.VerifyJSONResult, error) {
+	results, err := n.JSONVerifier.VerifyJSONs(ctx, requests)
+	for i, result := range results {
+		if result.Error == nil {
+			n.b.module.RemoteSeen(string(requests[i].ServerName))
+		}
+	}
+	return results, err
+}
+
+// takingFor200 is a fault that takes one more answer for good.
+func takingFor200(what string, is func(error) bool) Fault {
+	return delivering(what+" is taken for a 200", func(deliver outbox.Deliver) outbox.Deliver {
+		return func(ctx context.Context, t gomatrixserverlib.Transaction) error {
+			if err := deliver(ctx, t); !is(err) {
+				return err
+			}
+			return nil
+		}
+	})
+}
+
+// isRedirection reports whether an error is that of an answer with a status of 3xx.
+func isRedirection(err error) bool {
+	var answer gomatrix.HTTPError
+	return errors.As(err, &answer) && answer.Code/100 == 3
+}
+
+// isNoJSON reports whether an error is that of a 2xx with something else than JSON.
+func isNoJSON(err error) bool {
+	var syntax *json.SyntaxError
+	return errors.As(err, &syntax)
 }
 
 // delivering is a fault in what sends transactions to other servers.
