@@ -143,7 +143,7 @@ type SyncRequests interface {
 	// ReadForSync returns a device's messages with after < position <= through, at most SyncLimit, in their order, and the position for
 	// next_batch, by which the device acknowledges exactly these (queues-come-in-batches, each-message-comes-once). after is what
 	// SinceForSync returned, or zero without a since token, and through a LatestPosition. The module asks ignored, at most once, for the
-	// users whose messages are to be passed over.
+	// users whose messages are to be passed over; nil means that there are none.
 	//
 	// Where it returns messages the host answers at once; where it returns none it may wait for WakeDevices. After an error it answers 5xx
 	// (failed-reads-are-5xx), and since stays good: taken for an empty queue, it would have the next since delete what is unread. A device
@@ -190,7 +190,9 @@ type OtherServers interface {
 	// request. It blocks until the body has arrived.
 	//
 	// The host calls it before anything else reads the body (bodies-are-held), and release once the request is answered. As in
-	// SendToDevice, the body may have SetReadDeadline.
+	// SendToDevice, the body may have SetReadDeadline. The limit is to have room for the PDUs and EDUs of a transaction, of 64 KiB each, and for one
+	// message of MaxMessageBytes: 25 MiB is enough for the largest that can be configured. mostNesting bounds what a check of the signature
+	// costs, which copies each object once to sort its keys: the limit times types.MaxContentDepth lets everything through that the module takes.
 	HoldBody(req *http.Request, limit int, mostNesting int64) (release func(), refusal *util.JSONResponse)
 	// ReceiveEDUs stores what the m.direct_to_device EDUs of one transaction carry, in their order. It returns nil once none of them needs
 	// further attention: each is durably stored for every recipient that exists, or was before (repetitions-are-stored-once), or is passed

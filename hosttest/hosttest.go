@@ -19,11 +19,18 @@ import (
 //
 // The homeserver lets anybody register (m.login.dummy), guests as well, and sign in with a password, has no rate limits of its own, takes any
 // certificate of other servers, and talks to servers on this machine.
+//
+// The checks call, below /_matrix/client/v3, POST /register (also with kind=guest), /login, /logout, /logout/all, /delete_devices,
+// /account/password and /account/deactivate, DELETE /devices/{deviceId}, GET /sync with since and timeout, and PUT /sendToDevice, which r0 and
+// unstable have too. They give a password where a request is answered 401 (user-interactive authentication). POST /keys/query may be
+// missing. Other servers ask for /_matrix/key/v2/server, and send transactions; they answer GET /_matrix/federation/v1/version and
+// /user/devices/{userId}.
 type Start func(ctx context.Context, setup Setup) (*Server, error)
 
 // Setup is what a homeserver is started with.
 type Setup struct {
-	// ServerName is the name that the homeserver is to have, "localhost:PORT". Its server-server API is to be served there with TLS.
+	// ServerName is the name that the homeserver is to have, "localhost:PORT". Its server-server API is to be served there with TLS. It may
+	// have other names beside it, but not localhost without a port, or with another one.
 	ServerName string
 	// Dir is a directory for what the homeserver keeps in files. It is empty at the first start.
 	Dir string
@@ -53,7 +60,8 @@ type Kit struct {
 	NewDatabase func() (string, error)
 	// TempDir returns a new directory.
 	TempDir func() (string, error)
-	// Patience is how long the homeserver may take for what it is to do at once. Only what is broken takes as long. Default: 30s.
+	// Patience is how long the homeserver may take for what it is to do at once. Only what is broken takes as long. Below 15s a homeserver
+	// may fail that keeps its promises: it leaves other servers alone for a while, and may be told to wait itself. Default: 30s.
 	Patience time.Duration
 }
 

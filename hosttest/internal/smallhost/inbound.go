@@ -13,14 +13,15 @@ import (
 
 	"github.com/matrix-org/dendrite/todevicemodule/consumers"
 	"github.com/matrix-org/dendrite/todevicemodule/routing"
+	"github.com/matrix-org/dendrite/todevicemodule/types"
 )
 
 const (
 	// maxEDUs is how many EDUs a transaction may have (server-server API, "Transactions").
 	maxEDUs = 100
-	// maxTransactionBytes has room for those, and maxNesting for what they are nested; see Module.HoldBody.
+	// maxTransactionBytes has room for those, and maxNesting for what they are nested; see todevicemodule.OtherServers.
 	maxTransactionBytes = 25 << 20
-	maxNesting          = 1 << 30
+	maxNesting          = maxTransactionBytes * types.MaxContentDepth
 	retryAfterMillis    = 5000
 )
 
