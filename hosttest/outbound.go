@@ -294,7 +294,7 @@ func failuresAreTold(ctx context.Context, tr *trial, remotes []*remote.Server) e
 }
 
 func refusalsAreTold(ctx context.Context, tr *trial, r *remote.Server) error {
-	const poison = "org.example.poison"
+	poisons := map[string]int{"org.example.bad": http.StatusBadRequest, "org.example.large": http.StatusRequestEntityTooLarge}
 	alice, err := tr.register(ctx, "alice", "FIRST")
 	if err != nil {
 		return err
@@ -302,8 +302,10 @@ func refusalsAreTold(ctx context.Context, tr *trial, r *remote.Server) error {
 	release := make(chan struct{})
 	r.Script(remote.AcceptLate(release)) // so that the others share a transaction
 	r.Behave(func(x *remote.Transaction) remote.Reply {
-		if slices.ContainsFunc(x.EDUs, func(e remote.EDU) bool { return e.ToDevice != nil && e.ToDevice.Type == poison }) {
-			return remote.Refuse(http.StatusBadRequest, "M_BAD_JSON")
+		for _, e := range x.EDUs {
+			if e.ToDevice != nil && poisons[e.ToDevice.Type] != 0 {
+				return remote.Refuse(poisons[e.ToDevice.Type], "M_UNKNOWN")
+			}
 		}
 		return remote.Accept()
 	})
@@ -317,8 +319,10 @@ func refusalsAreTold(ctx context.Context, tr *trial, r *remote.Server) error {
 	if err = alice.sendNumbered(ctx, bob, 1, 3); err != nil {
 		return err
 	}
-	if err = alice.must(ctx, http.MethodPut, putPath(poison, tr.name("txn")), object{"messages": to(numbered(100), bob)}, nil); err != nil {
-		return err
+	for poison := range poisons {
+		if err = alice.must(ctx, http.MethodPut, putPath(poison, tr.name("txn")), object{"messages": to(numbered(100), bob)}, nil); err != nil {
+			return err
+		}
 	}
 	if err = alice.sendNumbered(ctx, bob, 3, 5); err != nil {
 		return err
@@ -329,7 +333,7 @@ func refusalsAreTold(ctx context.Context, tr *trial, r *remote.Server) error {
 	}
 	return tr.await(ctx, "what the destination refuses stands aside", func() (bool, any, error) {
 		refused, err := tr.realStore().Refused(ctx, r.Name, time.Now().Add(time.Hour), 10)
-		return len(refused) == 1, len(refused), err
+		return len(refused) == len(poisons), len(refused), err
 	})
 }
 

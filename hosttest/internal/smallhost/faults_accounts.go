@@ -72,6 +72,12 @@ func accountFaults() map[string][]Fault {
 			{What: "no device has an owner", breaks: func(_ *host, b *broken) {
 				b.host.deviceOwners = func(context.Context, []string) (map[string]string, error) { return map[string]string{}, nil }
 			}},
+			{What: "a hundred devices are looked for", breaks: func(h *host, b *broken) {
+				const most = 100
+				b.host.deviceOwners = func(ctx context.Context, deviceIDs []string) (map[string]string, error) {
+					return h.DeviceOwners(ctx, deviceIDs[:min(len(deviceIDs), most)])
+				}
+			}},
 			{What: "devices that do not exist have an owner", breaks: func(h *host, b *broken) {
 				b.host.deviceOwners = func(ctx context.Context, deviceIDs []string) (map[string]string, error) {
 					owners, err := h.DeviceOwners(ctx, deviceIDs)

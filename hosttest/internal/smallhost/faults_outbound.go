@@ -70,7 +70,15 @@ func outboundFaults() map[string][]Fault {
 			takingFor200("a 202 of a proxy", isNoJSON),
 			takingFor200("a redirection", isRedirection),
 		},
-		"refusals-are-told": {delivering("the status of an answer is lost", func(deliver outbox.Deliver) outbox.Deliver {
+		"refusals-are-told": {delivering("only a 400 is told as what it is", func(deliver outbox.Deliver) outbox.Deliver {
+			return func(ctx context.Context, t gomatrixserverlib.Transaction) error {
+				err := deliver(ctx, t)
+				if answer := (gomatrix.HTTPError{}); errors.As(err, &answer) && answer.Code != http.StatusBadRequest {
+					return errors.New("it failed")
+				}
+				return err
+			}
+		}), delivering("the status of an answer is lost", func(deliver outbox.Deliver) outbox.Deliver {
 			return func(ctx context.Context, t gomatrixserverlib.Transaction) error {
 				err := deliver(ctx, t)
 				if answer := (gomatrix.HTTPError{}); errors.As(err, &answer) {
