@@ -357,16 +357,18 @@ func backoffIsTold(ctx context.Context, tr *trial, remotes []*remote.Server) err
 	if err = tr.wantAt(ctx, failing, 1); err != nil {
 		return err
 	}
-	for _, r := range remotes {
-		err = tr.await(ctx, "Backoff tells that a destination that answers is not left alone", func() (bool, any, error) {
-			pause := tr.leavesAlone(r)
-			return pause == 0, pause, nil
+	// The pause before is over when the transaction begins, and the homeserver knows how it ended once SendTransaction has returned.
+	const untilReturned = 1500 * time.Millisecond
+	return together(len(remotes), func(i int) error {
+		var since time.Time
+		return tr.await(ctx, "Backoff tells that a destination that answers is not left alone, and goes on to", func() (bool, any, error) {
+			pause := tr.leavesAlone(remotes[i])
+			if pause > 0 || since.IsZero() {
+				since = time.Now()
+			}
+			return time.Since(since) > untilReturned, pause, nil
 		})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	})
 }
 
 func revivedDestinationsAreSentTo(ctx context.Context, tr *trial, r *remote.Server) error {

@@ -87,9 +87,23 @@ func outboundFaults() map[string][]Fault {
 				return err
 			}
 		})},
-		"backoff-is-told": {{What: "no server is ever left alone, it says", breaks: func(_ *host, b *broken) {
-			b.host.backoff = func(string) (time.Time, bool) { return time.Time{}, false }
-		}}},
+		"backoff-is-told": {
+			{What: "no server is ever left alone, it says", breaks: func(_ *host, b *broken) {
+				b.host.backoff = func(string) (time.Time, bool) { return time.Time{}, false }
+			}},
+			{What: "a server that has failed once is left alone for ever, it says", breaks: func(h *host, b *broken) {
+				var failed sync.Map
+				b.host.backoff = func(destination string) (time.Time, bool) {
+					until, givenUp := h.Backoff(destination)
+					if !until.IsZero() {
+						failed.Store(destination, true)
+						return until, givenUp
+					}
+					_, before := failed.Load(destination)
+					return until, givenUp || before
+				}
+			}},
+		},
 		"revived-destinations-are-sent-to": {{What: "a server that is back is still left alone", breaks: func(_ *host, b *broken) {
 			b.host.revive = func(string) {}
 		}}},
