@@ -87,9 +87,11 @@ func syncFaults() map[string][]Fault {
 			{What: "each second wake-up overtakes the first", Also: []string{"waiting-devices-are-woken", "waking-does-not-block"}, breaks: overtake},
 		},
 		"each-message-comes-once": {reading("next_batch covers what came after the queue was read", func(b *broken, r *readCall) {
-			const pause = 20 * time.Millisecond
+			const pause, pauses = 10 * time.Millisecond, 100 // until something comes, if anything does
 			if len(r.messages) > 0 && r.next == r.through {
-				time.Sleep(pause)
+				for n := 0; n < pauses && b.module.LatestPosition() == r.through; n++ {
+					time.Sleep(pause)
+				}
 				r.next = b.module.LatestPosition()
 			}
 		})},
