@@ -76,11 +76,11 @@ race-hosts: ## Hold all hosts against the contract with the race detector, and r
 
 .PHONY: e2e
 e2e: synapse js ## Run the end-to-end tests alone, against a server with the race detector
-	cd e2e && TODEVICE_E2E_RACE=1 ../scripts/go-test -tags $(OLM) -race -count=1 -timeout 30m ./...
+	cd e2e && TODEVICE_E2E_RACE=1 ../scripts/go-test -tags $(OLM) -race -timeout 30m ./...
 
 .PHONY: encryption
 encryption: synapse js ## Let clients that encrypt talk over kills, stops and absences: alone, federated, with Synapse
-	cd e2e && ../scripts/go-test -tags $(OLM) -count=1 -timeout 20m -run '^TestEncrypted' .
+	cd e2e && ../scripts/go-test -tags $(OLM) -timeout 20m -run '^TestEncrypted' .
 
 .PHONY: fuzz
 fuzz: ## Run each fuzzer for FUZZTIME (60s)

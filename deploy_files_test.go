@@ -135,6 +135,16 @@ func TestDockerfile(t *testing.T) {
 	}
 }
 
+// A result of the cache may be that of another host or of an older server.
+func TestNoTestResultIsTakenFromTheCache(t *testing.T) {
+	for range 2 {
+		out, err := exec.Command("./scripts/go-test", "./types").CombinedOutput()
+		if err != nil || strings.Contains(string(out), "(cached)") {
+			t.Errorf("%v\n%s", err, out)
+		}
+	}
+}
+
 // What names no host says which there are, before it does anything.
 func TestUnknownHostIsRefused(t *testing.T) {
 	for _, args := range [][]string{{"make", "-n", "build"}, {"make", "-n", "test"}, {"make", "-n", "release"}, {"./scripts/release"}} {

@@ -60,7 +60,7 @@ type deletion struct {
 
 // deletions are those of the client-server API.
 func deletions() []deletion {
-	const post, del = http.MethodPost, http.MethodDelete
+	const post = http.MethodPost
 	return []deletion{
 		{name: "logout", call: func(ctx context.Context, gone, _ *client) (answer, error) {
 			return gone.do(ctx, post, "/logout", object{})
@@ -69,7 +69,7 @@ func deletions() []deletion {
 			return gone.do(ctx, post, "/logout/all", object{})
 		}},
 		{name: "the deletion of a device", call: func(ctx context.Context, gone, other *client) (answer, error) {
-			return other.withPassword(ctx, del, "/devices/"+gone.DeviceID, object{})
+			return gone.deleteFrom(ctx, other)
 		}},
 		{name: "delete_devices", call: func(ctx context.Context, gone, other *client) (answer, error) {
 			return other.withPassword(ctx, post, "/delete_devices", object{"devices": []string{gone.DeviceID}})
@@ -95,6 +95,11 @@ func (tr *trial) leaving(ctx context.Context, sender *client) (gone, other *clie
 		return nil, nil, err
 	}
 	return gone, other, sender.send(ctx, to(numbered(0), gone, other))
+}
+
+// deleteFrom has another device of the same user ask for the deletion of the device.
+func (c *client) deleteFrom(ctx context.Context, other *client) (answer, error) {
+	return other.withPassword(ctx, http.MethodDelete, "/devices/"+c.DeviceID, object{})
 }
 
 // loginAgain signs in under the ID of a deleted device, with the first password that will do.

@@ -70,11 +70,7 @@ func (tr *trial) sendAndWake(ctx context.Context, alice, bob *client) error {
 
 // wakesWhileReading has a device be woken after its queue was read, and before the homeserver knows that it is to wait.
 func wakesWhileReading(ctx context.Context, tr *trial) error {
-	alice, bob, err := tr.pair(ctx)
-	if err != nil {
-		return err
-	}
-	since, err := bob.caughtUp(ctx)
+	alice, bob, since, err := tr.pairCaughtUp(ctx)
 	if err != nil {
 		return err
 	}
@@ -93,11 +89,7 @@ func wakesWhileReading(ctx context.Context, tr *trial) error {
 // positionsAreOfTheRead has a message come after the queue was read, and before the homeserver answers that there is none.
 func positionsAreOfTheRead(ctx context.Context, tr *trial) error {
 	for _, hasSince := range []bool{true, false} {
-		alice, bob, err := tr.pair(ctx)
-		if err != nil {
-			return err
-		}
-		since, err := bob.caughtUp(ctx)
+		alice, bob, since, err := tr.pairCaughtUp(ctx)
 		if err != nil {
 			return err
 		}
@@ -189,7 +181,7 @@ func deletionsOvertakeSyncs(ctx context.Context, tr *trial) error {
 
 // deletedBy has another device of the same user delete the device.
 func (c *client) deletedBy(ctx context.Context, other *client) error {
-	a, err := other.withPassword(ctx, http.MethodDelete, "/devices/"+c.DeviceID, object{})
+	a, err := c.deleteFrom(ctx, other)
 	if err == nil {
 		err = a.want(http.StatusOK, "the deletion of a device")
 	}

@@ -58,6 +58,23 @@ func (c *client) waitAt(ctx context.Context, since string) (*poll, error) {
 	return p, err
 }
 
+// waitAll begins a poll of each client, behind all that waits for it.
+func waitAll(ctx context.Context, clients ...*client) ([]*poll, error) {
+	var polls []*poll
+	for _, c := range clients {
+		since, err := c.caughtUp(ctx)
+		if err != nil {
+			return nil, err
+		}
+		p, err := c.waitAt(ctx, since)
+		if err != nil {
+			return nil, err
+		}
+		polls = append(polls, p)
+	}
+	return polls, nil
+}
+
 // waiting returns an error if the poll was answered.
 func (p *poll) waiting() error {
 	select {

@@ -16,11 +16,7 @@ import (
 func failedReadsAre5xx(ctx context.Context, tr *trial) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	alice, bob, err := tr.pair(ctx)
-	if err != nil {
-		return err
-	}
-	since, err := bob.caughtUp(ctx)
+	alice, bob, since, err := tr.pairCaughtUp(ctx)
 	if err != nil {
 		return err
 	}

@@ -44,6 +44,15 @@ func (tr *trial) pair(ctx context.Context) (alice, bob *client, err error) {
 	return both[0], both[1], nil
 }
 
+// pairCaughtUp makes a pair, and returns a since token of bob's behind which nothing is.
+func (tr *trial) pairCaughtUp(ctx context.Context) (alice, bob *client, since string, err error) {
+	if alice, bob, err = tr.pair(ctx); err != nil {
+		return nil, nil, "", err
+	}
+	since, err = bob.caughtUp(ctx)
+	return alice, bob, since, err
+}
+
 func (tr *trial) newAccount(ctx context.Context, path string, body object) (*client, error) {
 	c := tr.nobody()
 	if err := c.signIn(ctx, path, body); err != nil {

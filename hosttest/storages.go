@@ -40,11 +40,7 @@ var storagePromises = []Promise{
 }
 
 func theStoreIsKept(ctx context.Context, tr *trial) error {
-	alice, bob, err := tr.pair(ctx)
-	if err != nil {
-		return err
-	}
-	since, err := bob.caughtUp(ctx)
+	alice, bob, since, err := tr.pairCaughtUp(ctx)
 	if err != nil {
 		return err
 	}

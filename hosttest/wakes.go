@@ -85,17 +85,9 @@ func allAreWoken(ctx context.Context, tr *trial) error {
 		}
 		all = append(all, first, second)
 	}
-	var polls []*poll
-	for _, c := range all {
-		since, err := c.caughtUp(ctx)
-		if err != nil {
-			return err
-		}
-		p, err := c.waitAt(ctx, since)
-		if err != nil {
-			return err
-		}
-		polls = append(polls, p)
+	polls, err := waitAll(ctx, all...)
+	if err != nil {
+		return err
 	}
 	if err = alice.send(ctx, to(numbered(0), all...)); err != nil {
 		return err
@@ -120,17 +112,9 @@ func wakingDoesNotBlock(ctx context.Context, tr *trial) error {
 		return err
 	}
 	alice, bob, carol := clients[0], clients[1], clients[2]
-	var polls []*poll
-	for _, c := range []*client{bob, carol} {
-		since, err := c.caughtUp(ctx)
-		if err != nil {
-			return err
-		}
-		poll, err := c.waitAt(ctx, since)
-		if err != nil {
-			return err
-		}
-		polls = append(polls, poll)
+	polls, err := waitAll(ctx, bob, carol)
+	if err != nil {
+		return err
 	}
 	reading, readOn := make(chan struct{}), make(chan struct{})
 	tell := sync.OnceFunc(func() { close(reading) })
